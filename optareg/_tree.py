@@ -1,0 +1,124 @@
+"""Trees: leaves with their key paths, holes, prefixes, and the errors about them.
+
+The only module that knows about the odd leaves of Optax trees: `None` and
+`optax.MaskedNode` are *holes*, places without a parameter, which pass through.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optareg._checks import is_traced
+
+__all__ = ["Tree", "is_hole", "path_name", "real", "widen", "widest"]
+
+Array = jax.Array
+PyTree = Any
+
+
+def is_hole(x: Any) -> bool:
+    """Whether `x` is a place of a tree that holds no parameter."""
+    return x is None or isinstance(x, optax.MaskedNode)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A key path as `jax.tree_util.keystr` writes it; the bare root has a name too."""
+    return jax.tree_util.keystr(path) or "the root"
+
+
+class Tree:
+    """A tree taken apart: `paths`, `leaves`, and what is needed to rebuild it.
+
+    Holes count as leaves here, so that a tree with more holes still lines up.
+    """
+
+    def __init__(self, tree: PyTree):
+        pairs, self._treedef = jax.tree_util.tree_flatten_with_path(
+            tree, is_leaf=is_hole
+        )
+        self.whole = tree
+        self.paths = [path for path, _ in pairs]
+        self.leaves = [self._leaf(*pair) for pair in pairs]
+
+    @staticmethod
+    def _leaf(path: tuple[Any, ...], leaf: Any) -> Any:
+        try:
+            return leaf if is_hole(leaf) else jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the leaf at {path_name(path)} must be an array, got {leaf!r}."
+            ) from None
+
+    def build(self, leaves: Iterable[Any]) -> PyTree:
+        """A tree of this structure from one value for each leaf."""
+        return jax.tree.unflatten(self._treedef, list(leaves))
+
+    def keep(self, chosen: Iterable[bool]) -> Self:
+        """This tree with holes where a leaf is not chosen."""
+        pairs = zip(self.leaves, chosen, strict=True)
+        return type(self)(self.build(x if c else optax.MaskedNode() for x, c in pairs))
+
+    def match(self, other: PyTree, what: str) -> list[Any]:
+        """The leaves of a tree of the same structure, whose holes may be others."""
+        leaves, treedef = jax.tree.flatten(other, is_leaf=is_hole)
+        if treedef != self._treedef:  # type: ignore[operator]
+            raise ValueError(
+                f"{what} must have the structure of the parameters: "
+                + self._difference(other, what)
+            )
+        return leaves
+
+    def broadcast(self, prefix: PyTree, what: str) -> list[Any]:
+        """The entry of the prefix tree `prefix` for each leaf."""
+        entries: list[Any] = []
+
+        def spread(entry: Any, subtree: PyTree) -> None:
+            entries.extend([entry] * len(jax.tree.leaves(subtree, is_leaf=is_hole)))
+
+        try:
+            jax.tree.map(spread, prefix, self.whole, is_leaf=is_hole)
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{what} must be one value, or a tree with one for each leaf or branch "
+                "of the parameters: " + self._difference(prefix, what)
+            ) from None
+        return entries
+
+    def _difference(self, other: PyTree, what: str) -> str:
+        """The first key path at which `other` is no prefix of this tree."""
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_hole)
+        theirs = [path for path, _ in pairs]
+        for path in theirs:
+            if not any(mine[: len(path)] == path for mine in self.paths):
+                return f"{path_name(path)} of {what} is not in the parameters."
+        for mine in self.paths:
+            if not any(mine[: len(path)] == path for path in theirs):
+                return f"{path_name(mine)} of the parameters is not in {what}."
+        return f"the containers differ, {treedef} against {self._treedef}."
+
+
+def widest(*dtypes: Any) -> Any:
+    """The promotion of `dtypes`."""
+    result = dtypes[0]
+    for dtype in dtypes[1:]:
+        result = jnp.promote_types(result, dtype)
+    return result
+
+
+def widen(x: Array) -> Array:
+    """`x` in the precision to compute in: its own, or float32 if that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def real(x: Any, like: Array) -> Any:
+    """`x` as a real array of the precision of `like`, itself real or complex.
+
+    A known scalar stays known within `jit`, where `jnp.asarray` would trace it.
+    """
+    dtype = jnp.finfo(like.dtype).dtype  # type: ignore[no-untyped-call]
+    known = np.ndim(x) == 0 and not is_traced(x)
+    return np.asarray(x, dtype) if known else jnp.asarray(x, dtype)

@@ -1,0 +1,177 @@
+"""Looking at parameters: `sparsity` for programs, `summarize` for people."""
+
+import dataclasses
+import html
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._checks import is_traced
+from optareg._tree import Tree, is_hole, path_name, widen
+
+__all__ = ["LeafSummary", "Summary", "sparsity", "summarize"]
+
+Array = jax.Array
+PyTree = Any
+
+
+def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
+    """The share of exact zeros among all entries.
+
+    Args:
+      params: a tree of arrays of any shapes and dtypes. May be traced.
+      per_leaf: whether to give the share of each leaf on its own.
+
+    Returns:
+      A float32 scalar from 0 to 1, or a tree of them with the structure of `params`.
+      NaN where there are no entries.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import sparsity
+    >>> params = {"w": jnp.array([0.0, 0.0, 0.0, 2.0]), "b": jnp.array([1.0, 1.0])}
+    >>> print(sparsity(params))
+    0.5
+    >>> print(sparsity(params, per_leaf=True)["w"])
+    0.75
+    """
+
+    def share(leaf: Any) -> Any:
+        # The mean of an empty array is NaN too, but comes with a warning.
+        return zeros(leaf) / jnp.float32(leaf.size) if not is_hole(leaf) else leaf
+
+    def zeros(leaf: Array) -> Array:
+        return jnp.sum(leaf == 0, dtype=jnp.float32)
+
+    tree = Tree(params)
+    if per_leaf:
+        return tree.build(share(leaf) for leaf in tree.leaves)
+    arrays = [leaf for leaf in tree.leaves if not is_hole(leaf)]
+    total = sum((zeros(leaf) for leaf in arrays), start=jnp.float32(0))
+    return total / jnp.float32(sum(leaf.size for leaf in arrays))
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSummary:
+    """One row of a `Summary`.
+
+    Attributes:
+      path: the key path, as `jax.tree_util.keystr` writes it.
+      shape: the shape of the leaf.
+      dtype: the name of its dtype.
+      size: the number of entries.
+      zeros: the number of exact zeros.
+      norm: the Euclidean norm.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    zeros: int
+    norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What `summarize` returns: prints as a table, shows as one in a notebook.
+
+    Attributes:
+      leaves: a `LeafSummary` for each leaf, in the order of `jax.tree.leaves`.
+    """
+
+    leaves: tuple[LeafSummary, ...]
+
+    @property
+    def total(self) -> LeafSummary:
+        """All leaves together."""
+        return LeafSummary(
+            path="total",
+            shape=(),
+            dtype="",
+            size=sum(leaf.size for leaf in self.leaves),
+            zeros=sum(leaf.zeros for leaf in self.leaves),
+            norm=float(np.sqrt(sum(leaf.norm**2 for leaf in self.leaves))),
+        )
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        yield "leaf", "shape", "dtype", "size", "zeros", "zeros %", "norm"
+        for row in (*self.leaves, self.total):
+            shape = str(row.shape) if row.dtype else ""
+            share = f"{100 * row.zeros / row.size:.1f}" if row.size else "-"
+            counts = f"{row.size:,}", f"{row.zeros:,}", share
+            yield row.path, shape, row.dtype, *counts, f"{row.norm:.4g}"
+
+    def __str__(self) -> str:
+        rows = list(self._rows())
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        left = 3  # The names are to the left, the numbers to the right.
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, *body = (
+            "".join(f"<{{0}}>{html.escape(cell)}</{{0}}>" for cell in row)
+            for row in self._rows()
+        )
+        lines = "".join(f"<tr>{row.format('td')}</tr>" for row in body)
+        return (
+            f"<table><thead><tr>{head.format('th')}</tr></thead>"
+            f"<tbody>{lines}</tbody></table>"
+        )
+
+
+def summarize(params: PyTree) -> Summary:
+    """A table of the parameters for people, a row for each leaf and one for all.
+
+    Args:
+      params: a tree of concrete arrays of any shapes and dtypes.
+
+    Returns:
+      A `Summary`: its text is a table, and notebooks show it as HTML. `.leaves` and
+      `.total` hold the numbers.
+
+    Raises:
+      TypeError: `params` is traced; use `sparsity` within `jit`.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import summarize
+    >>> print(summarize({"w": jnp.array([0.0, 0.0, 0.0, 2.0]), "b": jnp.ones(1)}))
+    leaf   shape  dtype    size  zeros  zeros %   norm
+    --------------------------------------------------
+    ['b']  (1,)   float32     1      0      0.0      1
+    ['w']  (4,)   float32     4      3     75.0      2
+    --------------------------------------------------
+    total                     5      3     60.0  2.236
+    """
+    tree = Tree(params)
+    if any(is_traced(leaf) for leaf in tree.leaves):
+        raise TypeError(
+            "`summarize` needs concrete parameters, but got traced ones. Call it "
+            "outside of `jit` and `vmap`, or use `sparsity`."
+        )
+    return Summary(
+        tuple(
+            LeafSummary(
+                path=path_name(path),
+                shape=leaf.shape,
+                dtype=leaf.dtype.name,
+                size=leaf.size,
+                zeros=int(jnp.sum(leaf == 0)),
+                norm=float(jnp.linalg.norm(widen(leaf).ravel())),
+            )
+            for path, leaf in zip(tree.paths, tree.leaves, strict=True)
+            if not is_hole(leaf)
+        )
+    )

@@ -1,0 +1,262 @@
+"""What a penalty is: `Penalty`, and `Norm` for those that give zeros.
+
+A penalty class states its formulas for one leaf. `Penalty` lifts them to trees, once:
+strengths are broadcast, odd leaves pass through, and half precision is computed in
+float32. To add a penalty, write one such class; every way to apply it then works.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Self, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._checks import check_number, is_number
+from optareg._tree import Tree, is_hole, path_name, real, widen, widest
+
+__all__ = ["Norm", "Penalty", "check_strengths", "register_penalty", "static"]
+
+Array = jax.Array
+PyTree = Any
+T = TypeVar("T", bound="Penalty")
+
+
+class Penalty:
+    """A penalty R on a tree of parameters.
+
+    Subclasses are decorated with `register_penalty`. Their fields are strengths,
+    scalars or prefix trees of the parameters; in the `leaf_…` methods each is an array
+    that broadcasts against that leaf.
+    """
+
+    # What a penalty author writes: one leaf, in float32 or wider.
+
+    def leaf_value(self, w: Array) -> Array:
+        """R(w), a scalar."""
+        raise NotImplementedError
+
+    def leaf_gradient(self, w: Array) -> Array:
+        """A (sub)gradient of R at w, shaped as w; that of |w| at 0 is 0."""
+        raise NotImplementedError
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        """argmin_x ½‖x − w‖² + step · R(x), shaped as w."""
+        raise NotImplementedError
+
+    def split(self) -> "tuple[Penalty | None, Norm | None]":
+        """R as a smooth part, handled by its gradient, plus a nonsmooth one."""
+        raise NotImplementedError
+
+    # What users call: whole trees.
+
+    def value(self, params: PyTree) -> Array:
+        """R(params).
+
+        Args:
+          params: a tree of floating or complex arrays of any shapes.
+
+        Returns:
+          A scalar, in float32 or wider. Its `jax.grad` is `gradient(params)`, at zero
+          too (for complex leaves: its conjugate, as everywhere in JAX).
+
+        Raises:
+          TypeError: a penalised leaf is not floating or complex.
+          ValueError: the structure or shape of a strength, mask or label does not fit.
+        """
+        values = [
+            penalty.leaf_value(widen(leaf))
+            for penalty, leaf in self._pairs(Tree(params))
+            if penalty is not None
+        ]
+        dtype = widest(jnp.float32, *(v.dtype for v in values))
+        return sum((v.astype(dtype) for v in values), start=jnp.zeros((), dtype))
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """The gradient of R at `params`; where R has its kink, the subgradient 0.
+
+        Args:
+          params: a tree of floating or complex arrays of any shapes.
+
+        Returns:
+          A tree with the shapes and dtypes of `params`; zeros at unpenalised leaves.
+
+        Raises:
+          TypeError, ValueError: as for `value`.
+        """
+
+        def of_leaf(penalty: Penalty | None, leaf: Any) -> Any:
+            if penalty is None:
+                return leaf if is_hole(leaf) else jnp.zeros_like(leaf)
+            return penalty.leaf_gradient(widen(leaf)).astype(leaf.dtype)
+
+        tree = Tree(params)
+        return tree.build(of_leaf(*pair) for pair in self._pairs(tree))
+
+    def prox(self, params: PyTree, step: Any) -> PyTree:
+        """The proximal point: argmin_x ½‖x − params‖² + step · R(x).
+
+        Args:
+          params: a tree of floating or complex arrays of any shapes.
+          step: a scalar, not negative; usually the learning rate.
+
+        Returns:
+          A tree with the shapes and dtypes of `params`, with exact zeros where R is
+          nonsmooth. NaN stays NaN.
+
+        Raises:
+          TypeError, ValueError: as for `value`, or for a `step` that is negative, not
+            finite or no scalar.
+        """
+        check_number(step, "`step`", scalar=True)
+
+        def of_leaf(penalty: Penalty | None, leaf: Any) -> Any:
+            if penalty is None:
+                return leaf
+            w = widen(leaf)
+            return penalty.leaf_prox(w, real(step, w)).astype(leaf.dtype)
+
+        tree = Tree(params)
+        return tree.build(of_leaf(*pair) for pair in self._pairs(tree))
+
+    # How a tree becomes leaves.
+
+    def resolve(self, tree: Tree) -> "list[Penalty | None]":
+        """This penalty for each leaf of `tree`; `None` where there is none."""
+        name = type(self).__name__
+        columns = {
+            field: tree.broadcast(getattr(self, field), f"`{field}` of {name}")
+            for field in strength_fields(type(self))
+            if tree.leaves
+        }
+
+        def of_leaf(i: int, path: tuple[Any, ...], leaf: Array) -> Penalty:
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise TypeError(
+                    f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but {name} "
+                    "is for floating or complex leaves. Cast it, or leave it out with "
+                    "`masked`."
+                )
+            strengths = {
+                field: leaf_strength(column[i], leaf, f"`{field}` of {name}", path)
+                for field, column in columns.items()
+            }
+            return self.replace(**strengths)
+
+        return [
+            None if is_hole(leaf) else of_leaf(i, path, leaf)
+            for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
+        ]
+
+    def replace(self, **strengths: Any) -> Self:
+        """A copy with other strengths, unchecked: JAX puts placeholders there."""
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = strengths.get(field.name, getattr(self, field.name))
+            object.__setattr__(new, field.name, value)
+        return new
+
+    def _pairs(self, tree: Tree) -> "Iterator[tuple[Penalty | None, Any]]":
+        return zip(self.resolve(tree), tree.leaves, strict=True)
+
+
+class Norm(Penalty):
+    """A nonsmooth penalty λψ with ψ(c w) = c ψ(w) for c > 0; λ is `strength`.
+
+    Two formulas say all of ψ that a transformation needs to know.
+    """
+
+    strength: Any
+
+    def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
+        """A member of ∂ψ(w); where ψ has its kink, the given one, `at_zero`."""
+        raise NotImplementedError
+
+    def leaf_dual(self, w: Array, radius: Any) -> Array:
+        """The point of radius · ∂ψ(0) nearest to w, which is w − prox_{radius ψ}(w)."""
+        raise NotImplementedError
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return jnp.multiply(self.strength, self.leaf_subgradient(w, jnp.zeros_like(w)))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        # A difference, not a comparison: it is exactly zero, and it keeps NaN.
+        return w - self.leaf_dual(w, step * self.strength)
+
+    def split(self) -> tuple[Penalty | None, "Norm | None"]:
+        return None, self
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field of a penalty that is no strength: hashable, never traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def strength_fields(cls: type[Penalty]) -> tuple[str, ...]:
+    """The names of the fields of `cls` that are strengths."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    return tuple(f.name for f in fields if not f.metadata.get("static"))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def register_penalty(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen dataclass and a pytree whose leaves are its strengths."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    names = strength_fields(cls)
+    others = tuple(
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in names
+    )
+
+    def flatten_with_keys(penalty: T) -> tuple[Any, Any]:
+        children, aux = flatten(penalty)
+        keys = map(jax.tree_util.GetAttrKey, names)
+        return tuple(zip(keys, children, strict=True)), aux
+
+    def flatten(penalty: T) -> tuple[Any, Any]:
+        children = tuple(getattr(penalty, name) for name in names)
+        return children, tuple(getattr(penalty, name) for name in others)
+
+    def unflatten(aux: Any, children: Any) -> T:
+        # Around the constructor, whose checks would reject JAX's placeholders.
+        new = object.__new__(cls)
+        for name, value in zip(names + others, (*children, *aux), strict=True):
+            object.__setattr__(new, name, value)
+        return new
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def check_strengths(penalty: Penalty) -> None:
+    """Raises unless every concrete strength is a finite number, not negative."""
+    for field in strength_fields(type(penalty)):
+        pairs = jax.tree_util.tree_leaves_with_path(
+            getattr(penalty, field), is_leaf=is_hole
+        )
+        for path, strength in pairs:
+            at = f" at {jax.tree_util.keystr(path)}" if path else ""
+            check_number(strength, f"`{field}` of {type(penalty).__name__}{at}")
+
+
+def leaf_strength(strength: Any, leaf: Array, what: str, path: Any) -> Any:
+    """`strength` as an array that broadcasts against `leaf`, in its wide dtype."""
+    if not is_number(strength):
+        raise TypeError(
+            f"{what} for the leaf at {path_name(path)} must be a number, "
+            f"got {strength!r}."
+        )
+    shape = np.shape(strength)
+    try:
+        fits = np.broadcast_shapes(shape, leaf.shape) == leaf.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{what} has shape {shape}, which does not broadcast to the shape "
+            f"{leaf.shape} of the leaf at {path_name(path)}. To train many strengths "
+            "at once, `jax.vmap` over the penalty."
+        )
+    return real(strength, widen(leaf))

@@ -1,0 +1,7 @@
+"""How a penalty is applied: one function a way, each in a file of its own."""
+
+from optareg.transforms.gradient import add_penalty_gradient
+from optareg.transforms.proximal import ProximalState, proximal
+from optareg.transforms.step import proximal_step
+
+__all__ = ["ProximalState", "add_penalty_gradient", "proximal", "proximal_step"]

@@ -1,0 +1,115 @@
+"""What the transformations share: arguments that may be schedules, and their checks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optareg._checks import check_number
+from optareg._tree import Tree
+from optareg.penalties.base import Penalty
+from optareg.penalties.combinators import check_is_penalty
+
+__all__ = [
+    "PenaltyOrSchedule",
+    "ScalarOrSchedule",
+    "ScheduleState",
+    "check_optimizer",
+    "check_penalty",
+    "check_scalar",
+    "first_count",
+    "initial_state",
+    "need_params",
+    "next_state",
+    "resolve_at",
+    "scalar_at",
+]
+
+Array = jax.Array
+PenaltyOrSchedule = Penalty | Callable[[Array], Penalty]
+ScalarOrSchedule = float | Array | Callable[[Array], Any]
+
+
+class ScheduleState(NamedTuple):
+    """State of a transformation whose only memory is its schedules'.
+
+    Attributes:
+      count: the number of updates so far, an int32 scalar.
+    """
+
+    count: Array  # type: ignore[assignment]
+
+
+def initial_state(*arguments: Any) -> optax.OptState:
+    """A count if any of `arguments` is a schedule, else no state."""
+    if any(callable(x) for x in arguments):
+        return ScheduleState(first_count())
+    return optax.EmptyState()
+
+
+def first_count() -> Array:
+    """The count before the first update."""
+    return jnp.zeros((), jnp.int32)
+
+
+def next_state(state: optax.OptState) -> tuple[Any, optax.OptState]:
+    """The count to evaluate schedules at, the old one, and the state after."""
+    if isinstance(state, ScheduleState):
+        return state.count, ScheduleState(optax.safe_increment(state.count))
+    return None, state
+
+
+def resolve_at(
+    penalty: PenaltyOrSchedule, count: Any, tree: Tree, where: str
+) -> list[Penalty | None]:
+    """The penalty of each leaf at step `count`; `None` where there is none."""
+    if not isinstance(penalty, Penalty):
+        penalty = penalty(count)
+        check_is_penalty(penalty, f"{where}` with a penalty schedule `step -> penalty")
+    return penalty.resolve(tree)
+
+
+def scalar_at(x: ScalarOrSchedule, count: Any, what: str, *, zero: bool) -> Any:
+    """The scalar at step `count`; one that a schedule gave is checked here."""
+    if callable(x):
+        x = x(count)
+        check_number(x, f"{what} at step {count}", zero=zero, scalar=True)
+    return x
+
+
+def check_penalty(penalty: Any, where: str) -> None:
+    """Raises unless `penalty` is a penalty or may be a schedule of penalties."""
+    is_schedule = callable(penalty) and not isinstance(penalty, type)
+    if not is_schedule or hasattr(penalty, "update"):
+        check_is_penalty(penalty, where)
+
+
+def check_scalar(x: Any, what: str, *, zero: bool) -> None:
+    """Raises unless `x` is a schedule, or a scalar that is positive (or zero)."""
+    if not callable(x):
+        check_number(x, what, zero=zero, scalar=True)
+
+
+def check_optimizer(x: Any, where: str) -> optax.GradientTransformationExtraArgs:
+    """`x` as a transformation that takes extra arguments; raises if it is none."""
+    if not all(callable(getattr(x, name, None)) for name in ("init", "update")):
+        hint = (
+            "Call it first, as in `optax.adam(1e-3)`."
+            if callable(x)
+            else "Are the arguments swapped?"
+        )
+        raise TypeError(
+            f"`{where}` needs an optimizer, an `optax.GradientTransformation`, as its "
+            f"first argument, got {x!r}. {hint}"
+        )
+    return optax.with_extra_args_support(x)
+
+
+def need_params(params: Any, where: str) -> None:
+    """Raises when `update` was called without the parameters."""
+    if params is None:
+        raise ValueError(
+            f"`{where}` needs the parameters: call `update(updates, state, params)`."
+        )
