@@ -4,6 +4,7 @@ The only module that knows about the odd leaves of Optax trees: `None` and
 `optax.MaskedNode` are *holes*, places without a parameter, which pass through.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -102,16 +103,17 @@ class Tree:
 
 
 def widest(*dtypes: Any) -> Any:
-    """The promotion of `dtypes`."""
-    result = dtypes[0]
-    for dtype in dtypes[1:]:
-        result = jnp.promote_types(result, dtype)
-    return result
+    """The promotion of `dtypes`, by the standard rules also where strict ones are set.
+
+    The result is then cast to explicitly, so nothing is promoted silently.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def widen(x: Array) -> Array:
     """`x` in the precision to compute in: its own, or float32 if that is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(widest(x.dtype, jnp.float32))
 
 
 def real(x: Any, like: Array) -> Any:
