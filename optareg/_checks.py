@@ -30,7 +30,7 @@ def is_number(x: Any) -> bool:
 def check_number(
     x: Any, what: str, *, zero: bool = True, most: float = np.inf, scalar: bool = False
 ) -> None:
-    """Raises unless all of `x` is finite and from 0 to `most`; 0 itself only if `zero`."""
+    """Raises unless `x` is finite and from 0, excluded unless `zero`, to `most`."""
     if not is_number(x):
         raise TypeError(
             f"{what} must be a real number{'' if scalar else ' or an array of them'}, "
