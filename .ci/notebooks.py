@@ -1,4 +1,4 @@
-"""Runs every notebook from a clean kernel; fails on an error, or if it takes too long."""
+"""Runs every notebook from a clean kernel; fails on an error or if it takes long."""
 
 import pathlib
 import sys

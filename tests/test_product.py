@@ -22,8 +22,11 @@ WAYS = {
     "gradient-sgd": lambda p: optax.chain(add_penalty_gradient(p), optax.sgd(RATE)),
     "gradient-adam": lambda p: optax.chain(add_penalty_gradient(p), adam()),
     "step-sgd": lambda p: optax.chain(optax.sgd(RATE), proximal_step(p, RATE)),
-    "proximal-sgd": lambda p: proximal(optax.sgd(RATE), p),
-    "proximal-momentum": lambda p: proximal(optax.sgd(RATE, momentum=0.5), p),
+    # The rule for SGD: the threshold is at least learning rate times strength.
+    "proximal-sgd": lambda p: proximal(optax.sgd(RATE), p, threshold=RATE * 0.7),
+    "proximal-momentum": lambda p: proximal(
+        optax.sgd(RATE, momentum=0.5), p, threshold=RATE * 0.7
+    ),
     "proximal-adam": lambda p: proximal(adam(), p),
 }
 

@@ -78,6 +78,24 @@ def test_proximal_follows_its_formulas(x64):
     assert 0 < np.sum(w == 0) < w.size
 
 
+def test_proximal_with_sgd_is_ista_when_the_threshold_is_rate_times_strength(x64):
+    target = rng.normal(size=30)
+    ways = (
+        optax.chain(optax.sgd(RATE), proximal_step(L1(0.5), RATE)),
+        proximal(optax.sgd(RATE), L1(0.5), threshold=RATE * 0.5),
+    )
+    ends = []
+    for optimizer in ways:
+        w = jnp.zeros(30)
+        state = optimizer.init(w)
+        for _ in range(10):
+            updates, state = optimizer.update(w - target, state, w)
+            w = optax.apply_updates(w, updates)
+        ends.append(w)
+    np.testing.assert_allclose(*ends, rtol=0, atol=1e-15)
+    assert 0 < np.sum(ends[0] == 0) < 30
+
+
 def test_a_nonzero_weight_moves_by_the_textbook_update(x64):
     w = jnp.array([3.0, -2.0])
     g = jnp.array([0.5, 0.25])

@@ -75,9 +75,10 @@ def proximal(
         strength is in units of the loss; the optimizer multiplies it by its learning
         rate. A strength of zero is no penalty: that weight moves as if unwrapped.
       threshold: t > 0 in units of the weights, a scalar or an Optax schedule. It sets
-        the path to the optimum, not the optimum: about ten learning rates of an
-        Adam-like optimizer. Too small and zeros chatter at a constant learning rate,
-        too large and the start is slow.
+        the path to the optimum, not the optimum. Too small and zeros chatter at a
+        constant learning rate, too large and the start is slow. Rules: about ten
+        learning rates η of an Adam-like optimizer; for SGD at least ηλ (at t = ηλ it
+        is ISTA, below ηλ/2 zeros are unstable).
 
     Returns:
       A transformation that needs `params`, with a `ProximalState`. It emits updates in
