@@ -1,17 +1,23 @@
-"""L1, L2 and Elastic Net for any Optax optimizer, with exact zeros."""
+"""L1, L2 and Elastic Net for any Optax optimizer, with exact zeros.
 
+A penalty says what is penalised: `L1`, `L2`, `ElasticNet`; `masked` and `partition`
+choose the parameters. A transformation says how: `add_penalty_gradient` (the textbook
+update), `proximal_step` (last in a chain), `proximal` (around any optimizer); each takes
+every penalty. `sparsity` and `summarize` show what came of it.
+
+What a penalty of your own is made of is in `optareg.penalties`.
+"""
+
+from optareg import penalties
 from optareg.inspect import LeafSummary, Summary, sparsity, summarize
 from optareg.penalties import (
     L1,
     L2,
     ElasticNet,
-    Norm,
     Penalty,
     by_path,
     masked,
     partition,
-    register_penalty,
-    static,
 )
 from optareg.transforms import (
     ProximalState,
@@ -34,11 +40,9 @@ __all__ = [
     "proximal",
     "sparsity",
     "summarize",
+    "Penalty",
     "ProximalState",
     "Summary",
     "LeafSummary",
-    "Penalty",
-    "Norm",
-    "register_penalty",
-    "static",
+    "penalties",
 ]

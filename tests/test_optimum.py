@@ -103,6 +103,17 @@ def test_the_threshold_does_not_change_the_optimum(threshold, x64):
     assert kkt_residual(problem, problem.penalty.strength, 0, w) < 1e-6
 
 
+def test_a_threshold_that_decays_to_zero_with_the_learning_rate_is_fine(x64):
+    problem = problem_in_float64("lasso-diabetes")
+    optimizer = proximal(
+        optimizer_for("adam", problem),
+        problem.penalty,
+        threshold=optax.cosine_decay_schedule(0.2, STEPS // 2),
+    )
+    w = np.asarray(run(optimizer, problem.loss, jnp.zeros(len(problem.solution))))
+    np.testing.assert_allclose(w, problem.solution, rtol=0, atol=1e-3)
+
+
 def test_any_start_reaches_the_optimum(x64):
     problem = problem_in_float64("lasso-diabetes")
     optimizer = proximal(optimizer_for("adam", problem), problem.penalty)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from optareg._checks import is_number
 from optareg._tree import Tree, is_hole, path_name
 from optareg.penalties.base import Penalty, register_penalty, static
 
@@ -229,5 +230,10 @@ def check_is_penalty(x: Any, where: str) -> None:
     elif hasattr(x, "update"):
         hint = " Are the arguments swapped?"
     elif callable(x):
-        hint = " For a schedule, write `lambda step: masked(L1(f(step)), mask)`."
+        hint = (
+            " A schedule of penalties goes around everything, as in "
+            "`lambda step: masked(L1(f(step)), mask)`."
+        )
+    elif is_number(x):
+        hint = " Give a number as a strength, as in `L1(1e-3)`."
     raise TypeError(f"`{where}` needs a penalty, got {x!r}.{hint}")

@@ -182,7 +182,9 @@ def proximal_move(
         return u, z
     u = jnp.asarray(u)
     wide, step = widen(w), widen(u)
-    t = real(t, wide)
+    # A schedule may decay to 0, which must not divide.
+    tiny = jnp.finfo(wide.dtype).tiny  # type: ignore[no-untyped-call]
+    t = jnp.maximum(real(t, wide), tiny**0.5)
     s = norm.leaf_dual(z, 1)
     start = wide
     if wide.dtype != w.dtype:
