@@ -43,7 +43,7 @@ def imports_of(folder: str) -> set[str]:
     """The modules of the package that a folder of it imports."""
     found = set()
     for file in (PACKAGE / folder).glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
     return {name for name in found if name.startswith("optareg")}

@@ -74,7 +74,8 @@ class L1(Norm):
             size = absolute(w)
             outside = size > radius
             return w * jnp.where(outside, radius / jnp.where(outside, size, 1), 1)
-        return jnp.clip(w, -radius, radius)
+        radius = jnp.broadcast_to(jnp.asarray(radius, w.dtype), w.shape)
+        return jax.lax.clamp(-radius, w, radius)
 
 
 @register_penalty

@@ -1,9 +1,11 @@
 """`proximal`: any optimizer, with exact zeros and the optimum of loss + penalty."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optareg._checks import is_traced
@@ -127,16 +129,18 @@ def proximal(
     ) -> tuple[Any, ProximalState]:
         need_params(params, "proximal")
         t = scalar_at(threshold, state.count, "`threshold`", zero=False)
+        if is_traced(t):  # A schedule may decay to 0, which must not divide.
+            t = jnp.maximum(t, 1e-18)
         tree = Tree(params)
         penalties = resolve_at(penalty, state.count, tree, "proximal")
         g = tree.match(updates, "`updates`")
         z = tree.match(state.z, "the state of `proximal`")
 
-        leaves = zip(penalties, g, tree.leaves, z, strict=True)
-        h = tree.build(whole_gradient(*leaf) for leaf in leaves)
-        steps, inner_state = inner.update(h, state.inner_state, params, **extra_args)
+        h = map(whole_gradient, penalties, g, tree.leaves, z)
+        steps, inner_state = inner.update(
+            tree.build(h), state.inner_state, params, **extra_args
+        )
         u = tree.match(steps, "the updates of the wrapped optimizer")
-
         leaves = zip(penalties, u, tree.leaves, z, strict=True)
         moves = [proximal_move(*leaf, t) for leaf in leaves]
         return tree.build(move for move, _ in moves), ProximalState(
@@ -148,7 +152,8 @@ def proximal(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-# What happens to one leaf, in the order of the formulas.
+# What happens to one leaf, in the order of the formulas. The formulas are compiled
+# functions, so that leaves of one shape are traced once.
 
 
 def first_z(penalty: Penalty | None, w: Any) -> Any:
@@ -160,11 +165,14 @@ def first_z(penalty: Penalty | None, w: Any) -> Any:
 
 
 def whole_gradient(penalty: Penalty | None, g: Any, w: Any, z: Any) -> Any:
-    """The gradient of the whole objective, h = g + ∇S(w) + λ s."""
-    if penalty is None or is_hole(g):
-        return g
+    """The gradient of the whole objective; that of the loss where nothing is added."""
+    return g if penalty is None or is_hole(g) else penalised_gradient(penalty, g, w, z)
+
+
+@functools.partial(jax.jit, inline=True)
+def penalised_gradient(penalty: Penalty, g: Array, w: Array, z: Any) -> Array:
+    """Returns h = g + ∇S(w) + λ s."""
     smooth, norm = penalty.split()
-    g = jnp.asarray(g)
     h = widen(g)
     if smooth is not None:
         h = h + smooth.leaf_gradient(widen(w))
@@ -176,15 +184,24 @@ def whole_gradient(penalty: Penalty | None, g: Any, w: Any, z: Any) -> Any:
 def proximal_move(
     penalty: Penalty | None, u: Any, w: Any, z: Any, t: Any
 ) -> tuple[Any, Any]:
-    """The update w' − w with w' = t prox_ψ(z), and z = w/t + s + u/t."""
+    """The update and the next z; the optimizer's where there is no nonsmooth part."""
     norm = nonsmooth(penalty)
     if norm is None or is_hole(u):
         return u, z
-    u = jnp.asarray(u)
+    known = isinstance(norm.strength, np.ndarray)
+    return norm_move(norm, u, w, z, t, acts=bool(norm.strength > 0) if known else None)
+
+
+@functools.partial(jax.jit, inline=True, static_argnames="acts")
+def norm_move(
+    norm: Norm, u: Array, w: Array, z: Array, t: Any, acts: bool | None
+) -> tuple[Array, Array]:
+    """Returns w' − w and z = w/t + s + u/t, with w' = t prox_ψ(z).
+
+    `acts` says whether the strength is positive; None if only the run will show.
+    """
     wide, step = widen(w), widen(u)
-    # A schedule may decay to 0, which must not divide.
-    tiny = jnp.finfo(wide.dtype).tiny  # type: ignore[no-untyped-call]
-    t = jnp.maximum(real(t, wide), tiny**0.5)
+    t = real(t, wide)
     s = norm.leaf_dual(z, 1)
     start = wide
     if wide.dtype != w.dtype:
@@ -192,20 +209,19 @@ def proximal_move(
         # up to that rounding, go on from the one in z.
         unrounded = t * (z - s)
         rounding = jnp.finfo(w.dtype).eps * jnp.abs(wide)  # type: ignore[no-untyped-call]
-        same = jnp.abs(unrounded - wide) <= rounding
-        start = jnp.where(same, unrounded, wide)
-    # Where the parameters were changed from outside, s must be theirs; where the
-    # strength is zero, the weight moves freely and s is its sign.
+        start = jnp.where(jnp.abs(unrounded - wide) <= rounding, unrounded, wide)
+    # Where the parameters were changed from outside, s must be theirs.
     s = norm.leaf_subgradient(start, at_zero=s)
     end = start + step
-    s = jnp.where(norm.strength > 0, s, norm.leaf_subgradient(end, jnp.zeros_like(end)))
+    if acts is not True:
+        # Where the strength is zero, the weight moves freely, and s is its sign.
+        free = norm.leaf_subgradient(end, at_zero=jnp.zeros_like(end))
+        s = free if acts is False else jnp.where(norm.strength > 0, s, free)
     z = end / t + s
-    moved = t * (z - norm.leaf_dual(z, 1)) - wide
-    if not is_traced(norm.strength):
-        # Free where the strength is known. A traced one would make the compiled step
-        # read u twice, to save a rounding error of the order of t or w.
-        moved = jnp.where(norm.strength > 0, moved, step)
-    return moved.astype(widest(w.dtype, u.dtype)), z
+    # A strength known to be zero leaves the step as it is, to the last bit; another
+    # that is zero costs a rounding of w/t, and does not read the step again.
+    move = step if acts is False else t * (z - norm.leaf_dual(z, 1)) - wide
+    return move.astype(widest(w.dtype, u.dtype)), z
 
 
 def nonsmooth(penalty: Penalty | None) -> Norm | None:
