@@ -210,13 +210,13 @@ def norm_move(
         unrounded = t * (z - s)
         rounding = jnp.finfo(w.dtype).eps * jnp.abs(wide)  # type: ignore[no-untyped-call]
         start = jnp.where(jnp.abs(unrounded - wide) <= rounding, unrounded, wide)
-    # Where the parameters were changed from outside, s must be theirs.
-    s = norm.leaf_subgradient(start, at_zero=s)
     end = start + step
-    if acts is not True:
-        # Where the strength is zero, the weight moves freely, and s is its sign.
-        free = norm.leaf_subgradient(end, at_zero=jnp.zeros_like(end))
-        s = free if acts is False else jnp.where(norm.strength > 0, s, free)
+    # The s of the parameters as they come in, changed from outside or not; where the
+    # strength is zero and the weight moves freely, of those that go out.
+    at = end if acts is False else start
+    if acts is None:
+        at = jnp.where(norm.strength > 0, start, end)
+    s = norm.leaf_subgradient(at, at_zero=s)
     z = end / t + s
     # A strength known to be zero leaves the step as it is, to the last bit; another
     # that is zero costs a rounding of w/t, and does not read the step again.
