@@ -2,8 +2,8 @@
 
 A penalty says what is penalised: `L1`, `L2`, `ElasticNet`; `masked` and `partition`
 choose the parameters. A transformation says how: `add_penalty_gradient` (the textbook
-update), `proximal_step` (last in a chain), `proximal` (around any optimizer); each takes
-every penalty. `sparsity` and `summarize` show what came of it.
+update), `proximal_step` (last in a chain), `proximal` (around any optimizer); each
+takes every penalty. `sparsity` and `summarize` show what came of it.
 
 What a penalty of your own is made of is in `optareg.penalties`.
 """

@@ -189,7 +189,9 @@ def proximal_move(
     if norm is None or is_hole(u):
         return u, z
     known = isinstance(norm.strength, np.ndarray)
-    return norm_move(norm, u, w, z, t, acts=bool(norm.strength > 0) if known else None)
+    acts = bool(norm.strength > 0) if known else None
+    move, z = norm_move(norm, u, w, z, t, acts)
+    return move, z
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="acts")
