@@ -69,7 +69,7 @@ class Tree:
         if treedef != self._treedef:  # type: ignore[operator]
             raise ValueError(
                 f"{what} must have the structure of the parameters: "
-                + self._difference(other, what)
+                + self._difference(other, what, prefix=False)
             )
         return leaves
 
@@ -85,12 +85,12 @@ class Tree:
         except (ValueError, TypeError, KeyError):
             raise ValueError(
                 f"{what} must be one value, or a tree with one for each leaf or branch "
-                "of the parameters: " + self._difference(prefix, what)
+                "of the parameters: " + self._difference(prefix, what, prefix=True)
             ) from None
         return entries
 
-    def _difference(self, other: PyTree, what: str) -> str:
-        """The first key path at which `other` is no prefix of this tree."""
+    def _difference(self, other: PyTree, what: str, prefix: bool) -> str:
+        """The first key path at which `other` is not (a prefix of) this structure."""
         pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_hole)
         theirs = [path for path, _ in pairs]
         for path in theirs:
@@ -99,6 +99,9 @@ class Tree:
         for mine in self.paths:
             if not any(mine[: len(path)] == path for path in theirs):
                 return f"{path_name(mine)} of the parameters is not in {what}."
+        for path in theirs:
+            if path not in self.paths and not prefix:
+                return f"{path_name(path)} of {what} is a leaf, not a branch."
         return f"the containers differ, {treedef} against {self._treedef}."
 
 

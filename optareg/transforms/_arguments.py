@@ -71,11 +71,11 @@ def resolve_at(
     return penalty.resolve(tree)
 
 
-def scalar_at(x: ScalarOrSchedule, count: Any, what: str, *, zero: bool) -> Any:
-    """The scalar at step `count`; one that a schedule gave is checked here."""
+def scalar_at(x: ScalarOrSchedule, count: Any, what: str) -> Any:
+    """The scalar at step `count`; what a schedule gave is checked here, and may be 0."""
     if callable(x):
         x = x(count)
-        check_number(x, f"{what} at step {count}", zero=zero, scalar=True)
+        check_number(x, f"{what} at step {count}", scalar=True)
     return x
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optareg._checks import is_traced
 from optareg._tree import Tree, is_hole, real, widen, widest
 from optareg.penalties.base import Norm, Penalty
 from optareg.transforms._arguments import (
@@ -128,8 +127,8 @@ def proximal(
         updates: Any, state: ProximalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalState]:
         need_params(params, "proximal")
-        t = scalar_at(threshold, state.count, "`threshold`", zero=False)
-        if is_traced(t):  # A schedule may decay to 0, which must not divide.
+        t = scalar_at(threshold, state.count, "`threshold`")
+        if callable(threshold):  # It may decay to 0, which must not divide.
             t = jnp.maximum(t, 1e-18)
         tree = Tree(params)
         penalties = resolve_at(penalty, state.count, tree, "proximal")
@@ -207,22 +206,21 @@ def norm_move(
     s = norm.leaf_dual(z, 1)
     start = wide
     if wide.dtype != w.dtype:
-        # Rounding to half precision hides a weight that z still has: if the two agree
-        # up to that rounding, go on from the one in z.
+        # Rounded to half precision; z has more digits, unless w was changed outside.
         unrounded = t * (z - s)
-        rounding = jnp.finfo(w.dtype).eps * jnp.abs(wide)  # type: ignore[no-untyped-call]
-        start = jnp.where(jnp.abs(unrounded - wide) <= rounding, unrounded, wide)
+        start = jnp.where(unrounded.astype(w.dtype) == w, unrounded, wide)
     end = start + step
     # The s of the parameters as they come in, changed from outside or not; where the
     # strength is zero and the weight moves freely, of those that go out.
     at = end if acts is False else start
-    if acts is None:
-        at = jnp.where(norm.strength > 0, start, end)
+    if acts is None:  # Multiplied to be of the shape and sharding of the leaf.
+        at = jnp.where(norm.strength * jnp.ones_like(wide.real) > 0, start, end)
     s = norm.leaf_subgradient(at, at_zero=s)
     z = end / t + s
     # A strength known to be zero leaves the step as it is, to the last bit; another
     # that is zero costs a rounding of w/t, and does not read the step again.
-    move = step if acts is False else t * (z - norm.leaf_dual(z, 1)) - wide
+    goal = (t * (z - norm.leaf_dual(z, 1))).astype(w.dtype)
+    move = step if acts is False else widen(goal) - wide
     return move.astype(widest(w.dtype, u.dtype)), z
 
 

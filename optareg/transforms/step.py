@@ -79,7 +79,7 @@ def proximal_step(
         del extra_args
         need_params(params, "proximal_step")
         count, state = next_state(state)
-        eta = scalar_at(learning_rate, count, "`learning_rate`", zero=True)
+        eta = scalar_at(learning_rate, count, "`learning_rate`")
         tree = Tree(params)
         penalties = resolve_at(penalty, count, tree, "proximal_step")
 
