@@ -72,7 +72,7 @@ def resolve_at(
 
 
 def scalar_at(x: ScalarOrSchedule, count: Any, what: str) -> Any:
-    """The scalar at step `count`; what a schedule gave is checked here, and may be 0."""
+    """The scalar at step `count`; what a schedule gave is checked, and may be 0."""
     if callable(x):
         x = x(count)
         check_number(x, f"{what} at step {count}", scalar=True)
