@@ -64,12 +64,19 @@ class Tree:
         return type(self)(self.build(x if c else optax.MaskedNode() for x, c in pairs))
 
     def match(self, other: PyTree, what: str) -> list[Any]:
-        """The leaves of a tree of the same structure, whose holes may be others."""
+        """The leaves of a tree of the same structure and shapes, but for holes."""
         leaves, treedef = jax.tree.flatten(other, is_leaf=is_hole)
         if treedef != self._treedef:  # type: ignore[operator]
             raise ValueError(
                 f"{what} must have the structure of the parameters: "
                 + self._difference(other, what, prefix=False)
+            )
+        for path, mine, theirs in zip(self.paths, self.leaves, leaves, strict=True):
+            if is_hole(mine) or is_hole(theirs) or np.shape(theirs) == mine.shape:
+                continue
+            raise ValueError(
+                f"{path_name(path)} of {what} has shape {np.shape(theirs)}, but the "
+                f"parameter has shape {mine.shape}."
             )
         return leaves
 

@@ -203,9 +203,14 @@ def choose(chooser: Chooser, tree: Tree, what: str) -> list[Any]:
 def check_choice(entry: Any, what: str, path: tuple[Any, ...]) -> None:
     """Raises unless `entry` can stand in a mask or a tree of labels."""
     if what == "mask" and not isinstance(entry, (bool, np.bool_)):
+        hint = (
+            f"To choose by key path, use `by_path({entry!r})`."
+            if isinstance(entry, str)
+            else "To weight single coordinates, give the strength as an array."
+        )
         raise TypeError(
             f"the mask must have True or False at {path_name(path)}, got {entry!r}. "
-            "To weight single coordinates, give the strength as an array."
+            + hint
         )
     if not isinstance(entry, Hashable):
         raise TypeError(f"the label at {path_name(path)} is not hashable: {entry!r}.")

@@ -67,15 +67,18 @@ class L1(Norm):
         return jnp.sum(self.strength * absolute(w))
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
-        return jnp.where(w == 0, at_zero, jnp.sign(w))
+        return jax.lax.select(w == 0, at_zero, jnp.sign(w))
 
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         if jnp.iscomplexobj(w):
             size = absolute(w)
             outside = size > radius
             return w * jnp.where(outside, radius / jnp.where(outside, size, 1), 1)
-        radius = jnp.broadcast_to(jnp.asarray(radius, w.dtype), w.shape)
-        return jax.lax.clamp(-radius, w, radius)
+        low, high = (
+            jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape)
+            for bound in (-radius, radius)
+        )
+        return jax.lax.clamp(low, w, high)
 
 
 @register_penalty

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optareg._checks import is_traced
 from optareg._tree import Tree, is_hole, real, widen, widest
 from optareg.penalties.base import Norm, Penalty
 from optareg.transforms._arguments import (
@@ -128,19 +129,20 @@ def proximal(
     ) -> tuple[Any, ProximalState]:
         need_params(params, "proximal")
         t = scalar_at(threshold, state.count, "`threshold`")
-        if callable(threshold):  # It may decay to 0, which must not divide.
+        if callable(threshold) or is_traced(t):  # It may be 0, which must not divide.
             t = jnp.maximum(t, 1e-18)
         tree = Tree(params)
         penalties = resolve_at(penalty, state.count, tree, "proximal")
         g = tree.match(updates, "`updates`")
         z = tree.match(state.z, "the state of `proximal`")
 
-        h = map(whole_gradient, penalties, g, tree.leaves, z)
+        s = list(map(tracked_subgradient, penalties, z))
+        h = map(whole_gradient, penalties, g, tree.leaves, s)
         steps, inner_state = inner.update(
             tree.build(h), state.inner_state, params, **extra_args
         )
         u = tree.match(steps, "the updates of the wrapped optimizer")
-        leaves = zip(penalties, u, tree.leaves, z, strict=True)
+        leaves = zip(penalties, u, tree.leaves, s, z, strict=True)
         moves = [proximal_move(*leaf, t) for leaf in leaves]
         return tree.build(move for move, _ in moves), ProximalState(
             count=optax.safe_increment(state.count),
@@ -163,25 +165,37 @@ def first_z(penalty: Penalty | None, w: Any) -> Any:
     return norm.leaf_subgradient(widen(w), jnp.zeros_like(widen(w)))
 
 
-def whole_gradient(penalty: Penalty | None, g: Any, w: Any, z: Any) -> Any:
-    """The gradient of the whole objective; that of the loss where nothing is added."""
-    return g if penalty is None or is_hole(g) else penalised_gradient(penalty, g, w, z)
+def tracked_subgradient(penalty: Penalty | None, z: Any) -> Any:
+    """The subgradient s that z holds, its dual part."""
+    norm = nonsmooth(penalty)
+    return z if norm is None else dual_part(norm, z)
 
 
 @functools.partial(jax.jit, inline=True)
-def penalised_gradient(penalty: Penalty, g: Array, w: Array, z: Any) -> Array:
+def dual_part(norm: Norm, z: Array) -> Array:
+    """Returns s = z − prox_ψ(z)."""
+    return norm.leaf_dual(z, 1)
+
+
+def whole_gradient(penalty: Penalty | None, g: Any, w: Any, s: Any) -> Any:
+    """The gradient of the whole objective; that of the loss where nothing is added."""
+    return g if penalty is None or is_hole(g) else penalised_gradient(penalty, g, w, s)
+
+
+@functools.partial(jax.jit, inline=True)
+def penalised_gradient(penalty: Penalty, g: Array, w: Array, s: Any) -> Array:
     """Returns h = g + ∇S(w) + λ s."""
     smooth, norm = penalty.split()
     h = widen(g)
     if smooth is not None:
         h = h + smooth.leaf_gradient(widen(w))
     if norm is not None:
-        h = h + norm.strength * norm.leaf_dual(z, 1)
+        h = h + norm.strength * s
     return h.astype(widest(w.dtype, g.dtype))
 
 
 def proximal_move(
-    penalty: Penalty | None, u: Any, w: Any, z: Any, t: Any
+    penalty: Penalty | None, u: Any, w: Any, s: Any, z: Any, t: Any
 ) -> tuple[Any, Any]:
     """The update and the next z; the optimizer's where there is no nonsmooth part."""
     norm = nonsmooth(penalty)
@@ -189,13 +203,13 @@ def proximal_move(
         return u, z
     known = isinstance(norm.strength, np.ndarray)
     acts = bool(norm.strength > 0) if known else None
-    move, z = norm_move(norm, u, w, z, t, acts)
+    move, z = norm_move(norm, u, w, s, z, t, acts)
     return move, z
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="acts")
 def norm_move(
-    norm: Norm, u: Array, w: Array, z: Array, t: Any, acts: bool | None
+    norm: Norm, u: Array, w: Array, s: Array, z: Array, t: Any, acts: bool | None
 ) -> tuple[Array, Array]:
     """Returns w' − w and z = w/t + s + u/t, with w' = t prox_ψ(z).
 
@@ -203,12 +217,14 @@ def norm_move(
     """
     wide, step = widen(w), widen(u)
     t = real(t, wide)
-    s = norm.leaf_dual(z, 1)
     start = wide
     if wide.dtype != w.dtype:
         # Rounded to half precision; z has more digits, unless w was changed outside.
+        # (`reduce_precision`: the compiler may leave out a cast to and fro.)
+        kind = jnp.finfo(w.dtype)  # type: ignore[no-untyped-call]
         unrounded = t * (z - s)
-        start = jnp.where(unrounded.astype(w.dtype) == w, unrounded, wide)
+        rounded = jax.lax.reduce_precision(unrounded, kind.nexp, kind.nmant)
+        start = jnp.where(rounded == wide, unrounded, wide)
     end = start + step
     # The s of the parameters as they come in, changed from outside or not; where the
     # strength is zero and the weight moves freely, of those that go out.
