@@ -455,8 +455,22 @@ def test_an_integer_or_bool_parameter_is_refused_with_its_path(way, leaf):
     # Left out by a mask it is no one's business.
     state = way(masked(L1(0.1), by_path("kernel"))).init(params)
     update = jax.jit(way(masked(L1(0.1), by_path("kernel"))).update)
-    updates, _ = update(GRADIENT, state, params)
+    gradient = {"Dense_0": {**GRADIENT["Dense_0"], "bias": jnp.zeros(jnp.shape(leaf))}}
+    updates, _ = update(gradient, state, params)
     assert updates["Dense_0"]["kernel"].dtype == jnp.float32
+
+
+@every_way
+def test_updates_of_another_shape_are_refused(way):
+    transformation = way(L1(0.1))
+    updates = {"Dense_0": {**GRADIENT["Dense_0"], "bias": jnp.zeros((3, 1))}}
+    with raises(ValueError, BIAS, "`updates`", r"\(3, 1\)", r"\(3,\)"):
+        transformation.update(updates, transformation.init(PARAMS), PARAMS)
+
+
+def test_a_string_as_a_mask_is_told_of_by_path():
+    with raises(TypeError, "'kernel'", "by_path"):
+        masked(L1(0.1), "kernel")
 
 
 @pytest.mark.parametrize(

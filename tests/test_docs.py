@@ -10,7 +10,9 @@ BLOCKS = [
     (name, i, block)
     for name in ("README.md", "CONTRIBUTING.md")
     for i, block in enumerate(
-        re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+        re.findall(
+            r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL
+        )
     )
 ]
 
@@ -29,7 +31,13 @@ def test_code_in_the_documentation_runs(name, block, capsys):
 
 
 def test_links_within_the_repository_lead_somewhere():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"]
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks/README.md",
+    ]
     for page in pages:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        for target in re.findall(
+            r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")
+        ):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
