@@ -67,7 +67,8 @@ class L1(Norm):
         return jnp.sum(self.strength * absolute(w))
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
-        return jax.lax.select(w == 0, at_zero, jnp.sign(w))
+        sign = jnp.sign(w)
+        return jax.lax.select(sign == 0, at_zero, sign)
 
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         if jnp.iscomplexobj(w):
