@@ -311,7 +311,9 @@ def test_extra_arguments_reach_the_wrapped_optimizer():
         seen.append((params, value, others))
         return updates, state
 
-    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    inner = optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
     optimizer = optax.chain(proximal(inner, L1(0.1)), optax.scale(-1.0))
     params = jnp.ones(3)
     state = optimizer.init(params)

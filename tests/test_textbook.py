@@ -110,8 +110,9 @@ def test_a_nonzero_weight_moves_by_the_textbook_update(x64):
 def test_for_l2_proximal_is_the_gradient():
     penalty = L2(0.3)
     chain = optax.chain(add_penalty_gradient(penalty), optax.adam(RATE))
-    np.testing.assert_array_equal(
-        one_step(proximal(optax.adam(RATE), penalty)), one_step(chain)
+    # The one is compiled, the other not: a rounding apart.
+    np.testing.assert_array_max_ulp(
+        one_step(proximal(optax.adam(RATE), penalty)), one_step(chain), maxulp=2
     )
 
 
