@@ -36,6 +36,8 @@ class ProximalState(NamedTuple):
       z: w/t + s for each leaf that has a nonsmooth penalty, in float32 or wider;
         `optax.MaskedNode` for the others. Its dual part (for L1 clip(z, −1, 1)) is the
         tracked subgradient s, the rest is the weight in units of the threshold t.
+        `optax.tree_utils.tree_map_params` with further trees needs
+        `is_leaf=lambda x: isinstance(x, optax.MaskedNode)`, as for `optax.masked`.
       inner_state: the state of the wrapped optimizer.
     """
 
