@@ -3,13 +3,20 @@
 A penalty says what is penalised: `L1`, `L2`, `ElasticNet`; `masked` and `partition`
 choose the parameters. A transformation says how: `add_penalty_gradient` (the textbook
 update), `proximal_step` (last in a chain), `proximal` (around any optimizer); each
-takes every penalty. `sparsity` and `summarize` show what came of it.
+takes every penalty. `minimize` and `path` solve a whole problem at once, to a
+tolerance. `sparsity`, `stationarity` and `summarize` show what came of it.
 
 What a penalty of your own is made of is in `optareg.penalties`.
 """
 
 from optareg import penalties
-from optareg.inspect import LeafSummary, Summary, sparsity, summarize
+from optareg.inspect import (
+    LeafSummary,
+    Summary,
+    sparsity,
+    stationarity,
+    summarize,
+)
 from optareg.penalties import (
     L1,
     L2,
@@ -19,9 +26,11 @@ from optareg.penalties import (
     masked,
     partition,
 )
+from optareg.solve import Solution, max_strength, minimize, path, strength_grid
 from optareg.transforms import (
     ProximalState,
     add_penalty_gradient,
+    freeze_zeros,
     proximal,
     proximal_step,
 )
@@ -38,10 +47,17 @@ __all__ = [
     "add_penalty_gradient",
     "proximal_step",
     "proximal",
+    "freeze_zeros",
+    "minimize",
+    "path",
+    "max_strength",
+    "strength_grid",
+    "stationarity",
     "sparsity",
     "summarize",
     "Penalty",
     "ProximalState",
+    "Solution",
     "Summary",
     "LeafSummary",
     "penalties",

@@ -1,6 +1,7 @@
-"""Looking at parameters: `sparsity` for programs, `summarize` for people."""
+"""Looking at parameters: `sparsity`, `stationarity`; `summarize` for people."""
 
 import dataclasses
+import functools
 import html
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_hole, path_name, widen
+from optareg._tree import Tree, is_hole, path_name, widen, widest
+from optareg.penalties.base import Penalty
 
-__all__ = ["LeafSummary", "Summary", "sparsity", "summarize"]
+__all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
 
 Array = jax.Array
 PyTree = Any
@@ -51,6 +53,57 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
     arrays = [leaf for leaf in tree.leaves if not is_hole(leaf)]
     total = sum((zeros(leaf) for leaf in arrays), start=jnp.float32(0))
     return total / jnp.float32(sum(leaf.size for leaf in arrays))
+
+
+def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
+    """How far parameters are from optimal: the distance of −∇L(w) from ∂R(w).
+
+    For L1 that is |g + λ sign(w)| at a nonzero weight and max(|g| − λ, 0) at a zero
+    one. Zero at the optimum of loss + penalty, and only there if both are convex; for
+    others at every point with the optimality conditions to first order.
+
+    Args:
+      penalty: any penalty; at unpenalised parameters the distance is |g|.
+      params: a tree of floating or complex arrays of any shapes. May be traced.
+      grads: the gradient of the loss alone at `params`, as `jax.grad` gives it.
+
+    Returns:
+      A scalar, in float32 or wider: the largest distance over all entries, or groups
+      for penalties on groups, in units of the loss per unit of weight. NaN if a
+      gradient is NaN.
+
+    Raises:
+      TypeError: a penalised leaf is not floating or complex.
+      ValueError: `grads`, or a strength, mask or label does not fit `params`.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import L1, stationarity
+    >>> w, grads = jnp.array([2.0, 0.0, 0.0]), jnp.array([-1.0, 0.9, 1.25])
+    >>> print(stationarity(L1(1.0), w, grads))
+    0.25
+
+    Source: the KKT conditions, Rockafellar, Convex analysis (1970), theorem 27.4.
+    """
+    tree = Tree(params)
+    g = tree.match(grads, "`grads`")
+    rows = zip(penalty.resolve(tree), tree.leaves, g, strict=True)
+    residuals = [residual(*row) for row in rows if not any(map(is_hole, row[1:]))]
+    dtype = widest(jnp.float32, *(r.dtype for r in residuals))
+    parts = [jnp.max(r, initial=0).astype(dtype) for r in residuals]
+    return functools.reduce(jnp.maximum, parts, jnp.zeros((), dtype))
+
+
+def residual(penalty: Penalty | None, w: Array, g: Any) -> Array:
+    """What the optimality conditions of one leaf lack."""
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+        return jnp.zeros((), jnp.float32)
+    w, g = widen(w), jnp.conj(widen(jnp.asarray(g)))
+    if penalty is None:
+        return jnp.abs(g)
+    smooth, norm = penalty.split()
+    if smooth is not None:
+        g = g + smooth.leaf_gradient(w)
+    return jnp.abs(g) if norm is None else norm.leaf_residual(w, g)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ float32. To add a penalty, write one such class; every way to apply it then work
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,9 @@ class Penalty:
     def split(self) -> "tuple[Penalty | None, Norm | None]":
         """R as a smooth part, handled by its gradient, plus a nonsmooth one."""
         raise NotImplementedError
+
+    # Whether R is a sum over entries: then a solver may work on some of them alone.
+    entrywise: ClassVar[bool] = False
 
     # What users call: whole trees.
 
@@ -157,6 +160,17 @@ class Penalty:
             object.__setattr__(new, field.name, value)
         return new
 
+    def take(self, rows: Array, axis: int, like: Array) -> Self:
+        """This entrywise penalty of one leaf `like`, for some rows of it."""
+
+        def of(strength: Any) -> Any:
+            if np.ndim(strength) == 0:
+                return strength
+            return jnp.take(jnp.broadcast_to(strength, like.shape), rows, axis=axis)
+
+        fields = strength_fields(type(self))
+        return self.replace(**{f: of(getattr(self, f)) for f in fields})
+
     def _pairs(self, tree: Tree) -> "Iterator[tuple[Penalty | None, Any]]":
         return zip(self.resolve(tree), tree.leaves, strict=True)
 
@@ -164,7 +178,8 @@ class Penalty:
 class Norm(Penalty):
     """A nonsmooth penalty λψ with ψ(c w) = c ψ(w) for c > 0; λ is `strength`.
 
-    Two formulas say all of ψ that a transformation needs to know.
+    Two formulas say all of ψ that a transformation needs to know; a third,
+    `leaf_dual_norm`, is for `max_strength`.
     """
 
     strength: Any
@@ -176,6 +191,24 @@ class Norm(Penalty):
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         """The point of radius · ∂ψ(0) nearest to w, which is w − prox_{radius ψ}(w)."""
         raise NotImplementedError
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        """The least c ≥ 0 for which g is in c λ ∂ψ(0), a scalar; 0 for λ = 0."""
+        raise NotImplementedError
+
+    def leaf_size(self, residual: Array) -> Array:
+        """The lengths of what ψ sums over: of entries, unless there are groups."""
+        return jnp.abs(residual)
+
+    def leaf_nearest(self, w: Array, g: Array) -> Array:
+        """The member of λ ∂ψ(w) nearest to −g."""
+        # Where λ is zero, so is the result, whatever the division gives.
+        ratio = -g / jnp.maximum(self.strength, 1e-20)
+        return self.strength * self.leaf_subgradient(w, self.leaf_dual(ratio, 1))
+
+    def leaf_residual(self, w: Array, g: Array) -> Array:
+        """How far −g is from λ ∂ψ(w), for each entry or group."""
+        return self.leaf_size(g + self.leaf_nearest(w, g))
 
     def leaf_gradient(self, w: Array) -> Array:
         return jnp.multiply(self.strength, self.leaf_subgradient(w, jnp.zeros_like(w)))

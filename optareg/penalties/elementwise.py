@@ -1,6 +1,6 @@
 """Penalties on single coordinates: L1 λ Σ|w|, L2 λ Σ w², ElasticNet a Σ|w| + b Σ w²."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class L1(Norm):
 
     strength: Any
 
+    entrywise: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_strengths(self)
 
@@ -69,6 +71,11 @@ class L1(Norm):
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
         sign = jnp.sign(w)
         return jax.lax.select(sign == 0, at_zero, sign)
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        penalised = self.strength > 0
+        ratio = jnp.abs(g) / jnp.where(penalised, self.strength, 1)
+        return jnp.max(jnp.where(penalised, ratio, 0), initial=0)
 
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         if jnp.iscomplexobj(w):
@@ -106,6 +113,8 @@ class L2(Penalty):
     """
 
     strength: Any
+
+    entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_strengths(self)
@@ -167,6 +176,8 @@ class ElasticNet(Penalty):
 
     l1: Any
     l2: Any
+
+    entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_strengths(self)

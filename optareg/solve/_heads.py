@@ -1,0 +1,194 @@
+"""Losses that see parameters only through matrix products, as linear models do.
+
+`Heads` splits such a loss into those products, the heads, and the rest, the tail. A
+solver can then work on a few columns of the matrix, which a compiled program cannot
+find out for itself. A loss that is written otherwise has no heads and loses nothing
+but speed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal
+
+__all__ = ["Heads", "evaluate"]
+
+Array = jax.Array
+Leaves = tuple[Array, ...]
+
+
+class Head(NamedTuple):
+    """A product of one leaf with a matrix that depends on no parameter.
+
+    Attributes:
+      leaf: the number of the leaf.
+      matrix: the other factor.
+      leaf_axis: the axis of the leaf that is summed over.
+      matrix_axis: that of the matrix.
+      leaf_first: whether the leaf is the first factor.
+      params: of `jax.lax.dot_general`.
+    """
+
+    leaf: int
+    matrix: Array
+    leaf_axis: int
+    matrix_axis: int
+    leaf_first: bool
+    params: dict[str, Any]
+
+    def __call__(self, w: Array) -> Array:
+        """The product with `w`."""
+        pair = (w, self.matrix) if self.leaf_first else (self.matrix, w)
+        return jax.lax.dot_general(*pair, **self.params)
+
+    def transpose(self, z: Array, like: Array) -> Array:
+        """The transposed product: from the shape of the result to that of the leaf."""
+        shape = list(like.shape)
+        shape[self.leaf_axis] = self.matrix.shape[self.matrix_axis]
+        (w,) = jax.linear_transpose(self, jax.ShapeDtypeStruct(shape, like.dtype))(z)
+        return w
+
+    def take(self, rows: Array) -> Self:
+        """The head of some rows of the leaf."""
+        return self._replace(matrix=jnp.take(self.matrix, rows, axis=self.matrix_axis))
+
+    def squared(self) -> Self:
+        """The head whose matrix has the squared size of each entry."""
+        size = (self.matrix * self.matrix.conj()).real
+        return self._replace(matrix=size.astype(self.matrix.dtype))
+
+
+class Heads(NamedTuple):
+    """A loss as `tail(products, leaves)`, where leaves with a head are not looked at.
+
+    Attributes:
+      heads: the products.
+      tail: the rest of the loss.
+      axes: for each leaf the axis its heads sum over; None for a leaf without head.
+    """
+
+    heads: tuple[Head, ...]
+    tail: Callable[[Sequence[Array], Sequence[Array]], Array]
+    axes: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, loss: ClosedJaxpr, leaves: Leaves) -> Self:
+        """Splits `loss`, traced, a function of all `leaves`."""
+        # Calls are written out, so that a `jit` around the loss hides nothing.
+        flat = jax.make_jaxpr(lambda *leaves: evaluate(loss, leaves))(*leaves)
+        jaxpr = flat.jaxpr
+        dynamic = set(jaxpr.invars)
+        for equation in jaxpr.eqns:
+            if any(v in dynamic for v in variables(equation)):
+                dynamic.update(equation.outvars)
+
+        axes: list[int | None] = []
+        for leaf in jaxpr.invars:
+            uses = [e for e in jaxpr.eqns if leaf in variables(e)]
+            found = {contracted_axis(e, leaf, dynamic) for e in uses}
+            axes.append(found.pop() if len(found) == 1 else None)
+        with_head = {
+            v for v, a in zip(jaxpr.invars, axes, strict=True) if a is not None
+        }
+
+        known = dict(zip(jaxpr.constvars, flat.consts, strict=True))
+        heads, products, rest = [], [], []
+        for equation in jaxpr.eqns:
+            if not any(v in dynamic for v in variables(equation)):
+                bind(equation, known)
+            elif any(v in with_head for v in variables(equation)):
+                first = equation.invars[0] in with_head
+                leaf, matrix = equation.invars if first else equation.invars[::-1]
+                (pair, _) = equation.params["dimension_numbers"]
+                (leaf_axis,), (matrix_axis,) = pair if first else pair[::-1]
+                heads.append(
+                    Head(
+                        leaf=jaxpr.invars.index(leaf),
+                        matrix=read(matrix, known),
+                        leaf_axis=leaf_axis,
+                        matrix_axis=matrix_axis,
+                        leaf_first=first,
+                        params=equation.params,
+                    )
+                )
+                products.append(equation.outvars[0])
+            else:
+                rest.append(equation)
+
+        def tail(zs: Sequence[Array], leaves: Sequence[Array]) -> Array:
+            values = {**known, **dict(zip(products, zs, strict=True))}
+            values.update(zip(jaxpr.invars, leaves, strict=True))
+            for equation in rest:
+                bind(equation, values)
+            return read(jaxpr.outvars[0], values)
+
+        return cls(tuple(heads), tail, tuple(axes))
+
+    def __call__(self, leaves: Sequence[Array]) -> Array:
+        """The loss."""
+        return self.tail([head(leaves[head.leaf]) for head in self.heads], leaves)
+
+    def take(self, rows: Sequence[Array | None]) -> Self:
+        """The loss of some rows of the leaves with heads, the others being zero."""
+        return self._replace(
+            heads=tuple(
+                head if rows[head.leaf] is None else head.take(rows[head.leaf])
+                for head in self.heads
+            )
+        )
+
+
+def contracted_axis(equation: Any, leaf: Any, dynamic: set[Any]) -> int | None:
+    """The axis of `leaf` that `equation`, a product with a known matrix, sums over."""
+    if equation.primitive is not jax.lax.dot_general_p:
+        return None
+    (contracted, batch) = equation.params["dimension_numbers"]
+    side = 0 if equation.invars[0] is leaf else 1
+    other = equation.invars[1 - side]
+    if batch[0] or len(contracted[0]) != 1 or isinstance(other, Literal):
+        return None
+    return None if other in dynamic else contracted[side][0]
+
+
+def variables(equation: Any) -> list[Any]:
+    """The inputs of an equation that are no literals."""
+    return [v for v in equation.invars if not isinstance(v, Literal)]
+
+
+def evaluate(loss: ClosedJaxpr, arguments: Sequence[Array]) -> Array:
+    """Evaluates a traced function of one result, writing out the calls in it."""
+    return run(loss.jaxpr, loss.consts, arguments)[0]
+
+
+def run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """Evaluates a jaxpr."""
+    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr")
+        if equation.primitive.name in ("jit", "pjit") and inner is not None:
+            inputs = [read(v, values) for v in equation.invars]
+            outputs = run(inner.jaxpr, inner.consts, inputs)
+            values.update(zip(equation.outvars, outputs, strict=True))
+        else:
+            bind(equation, values)
+    return [read(v, values) for v in jaxpr.outvars]
+
+
+def bind(equation: Any, values: dict[Any, Any]) -> None:
+    """Evaluates one equation of a jaxpr."""
+    inputs = [read(v, values) for v in equation.invars]
+    params = equation.primitive.get_bind_params(equation.params)
+    # A pair before JAX 0.7: of functions to be called, and the rest.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    outputs = equation.primitive.bind(*functions, *inputs, **params)
+    if not equation.primitive.multiple_results:
+        outputs = [outputs]
+    values.update(zip(equation.outvars, outputs, strict=True))
+
+
+def read(variable: Any, values: dict[Any, Any]) -> Any:
+    """The value of a variable or literal of a jaxpr."""
+    return variable.val if isinstance(variable, Literal) else values[variable]

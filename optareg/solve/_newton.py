@@ -1,0 +1,336 @@
+"""A semismooth Newton method on the normal map, for a smooth function + norms.
+
+The state is that of `proximal`: the parameters w and the subgradient y of λψ there. An
+iteration solves the linearised optimality conditions, damped as by Levenberg and
+Marquardt, with conjugate gradients; tries the step at several lengths, beside plain
+proximal gradient steps; and keeps the point with the least objective. So it falls at
+least as a proximal gradient method, and converges as Newton's where it can.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optareg.penalties.base import Norm
+
+__all__ = [
+    "Objective",
+    "Progress",
+    "conjugate_gradients",
+    "damped",
+    "largest",
+    "linear_system",
+    "newton",
+    "slope",
+    "start",
+]
+
+Array = jax.Array
+Leaves = tuple[Array, ...]
+
+# Lengths at which a Newton step is tried, and factors on the size of a proximal one.
+LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
+FACTORS = (4.0, 1.0, 0.25)
+# In units of the scales, a proximal step is about 1, and smaller for correlated data.
+MOST_TAU = 4.0
+# Damping: from one diagonal of the Hessian down to none.
+MOST_DAMPING, LEAST_DAMPING = 10.0, 1e-12
+MOST_CG = 250
+# An iteration that gains neither is idle; after so many in a row no more is to be had.
+MOST_IDLE = 10
+
+
+class Objective(NamedTuple):
+    """What is minimised: smooth(w) + Σ norm(w) over the leaves w.
+
+    Attributes:
+      smooth: from leaves to a scalar.
+      norms: the nonsmooth penalty of each leaf, or None.
+      scales: for each leaf, one over the curvature: entrywise, or a scalar.
+    """
+
+    smooth: Callable[[Leaves], Array]
+    norms: tuple[Norm | None, ...]
+    scales: Leaves
+
+    def value(self, w: Leaves) -> Array:
+        """The objective at w."""
+        terms = (n.leaf_value(x) for n, x in zip(self.norms, w, strict=True) if n)
+        return sum(terms, start=self.smooth(w))
+
+    def gradient(self, w: Leaves) -> Leaves:
+        """The direction of steepest ascent of the smooth part."""
+        return tuple(jnp.conj(g) for g in jax.grad(self.smooth)(w))
+
+    def residuals(self, w: Leaves, g: Leaves) -> list[Array]:
+        """What the optimality conditions lack, entry by entry, or group by group."""
+        return [
+            jnp.abs(d) if norm is None else norm.leaf_residual(x, d)
+            for norm, x, d in zip(self.norms, w, g, strict=True)
+        ]
+
+    def nearest(self, w: Leaves, g: Leaves) -> Leaves:
+        """The member of the subdifferential of the norms at w nearest to −g."""
+        return self._each(lambda n, x, d: n.leaf_nearest(x, d), w, g)
+
+    def dual(self, z: Leaves, tau: Array) -> Leaves:
+        """What the proximal operator, with steps τ · scale, takes off from z."""
+        return self._each(
+            lambda n, x, c: n.leaf_dual(x, tau * c * n.strength), z, self.scales
+        )
+
+    def _each(self, f: Callable[..., Array], *arguments: Leaves) -> Leaves:
+        """Applies f to the norm and arguments of each leaf; 0 where there is none."""
+        rows = zip(self.norms, *arguments, strict=True)
+        return tuple(
+            jnp.zeros_like(row[1]) if row[0] is None else f(*row) for row in rows
+        )
+
+
+class Progress(NamedTuple):
+    """State of the iteration.
+
+    Attributes:
+      w: the parameters.
+      y: the subgradient of the norms at w.
+      g: the gradient of the smooth part at w.
+      value: the objective at w.
+      stationarity: the largest residual at w.
+      tau: the size of a proximal step, in units of the scales.
+      damping: of a Newton step, in units of one over the scales.
+      steps: the number of iterations.
+      idle: the number of iterations since the last gain.
+    """
+
+    w: Leaves
+    y: Leaves
+    g: Leaves
+    value: Array
+    stationarity: Array
+    tau: Array
+    damping: Array
+    steps: Array
+    idle: Array
+
+
+def start(objective: Objective, w: Leaves) -> Progress:
+    """The state at the parameters w."""
+    value = objective.value(w)
+    g = objective.gradient(w)
+    one = jnp.ones_like(value)
+    return Progress(
+        w=w,
+        y=objective.nearest(w, g),
+        g=g,
+        value=value,
+        stationarity=largest(objective.residuals(w, g), value.dtype),
+        tau=one,
+        damping=one,
+        steps=jnp.int32(0),
+        idle=jnp.int32(0),
+    )
+
+
+def newton(
+    objective: Objective,
+    state: Progress,
+    tol: Array,
+    max_steps: Array | int,
+    callback: Callable[..., None] | None = None,
+) -> Progress:
+    """Iterates until stationarity ≤ tol, no more gain, or `max_steps`."""
+
+    def body(state: Progress) -> Progress:
+        state = iterate(objective, state)
+        if callback is not None:
+            jax.debug.callback(callback, state.steps, state.value, state.stationarity)
+        return state
+
+    return jax.lax.while_loop(
+        lambda s: (
+            ~(s.stationarity <= tol) & (s.steps < max_steps) & (s.idle < MOST_IDLE)
+        ),
+        body,
+        state,
+    )
+
+
+def iterate(objective: Objective, state: Progress) -> Progress:
+    """One iteration."""
+    w, y, g, tau = state.w, state.y, state.g, state.tau
+    z = add(w, scale(tau, times(objective.scales, y)))
+    prox_slope = slope(objective, z, tau)
+    hessian = damped(objective, w, state.damping)
+    slack = add(g, y)
+    b = scale(-1.0, prox_slope(slack))
+    # The nearer to the solution, the more exactly.
+    fall = dot(b, times(objective.scales, b))
+    accuracy = jnp.sqrt(jnp.minimum(0.01, fall / (jnp.abs(state.value) + 1e-30)))
+    matrix = linear_system(objective, hessian, prox_slope, tau)
+    p = conjugate_gradients(matrix, b, objective.scales, accuracy, MOST_CG)
+    q = prox_slope(p)
+    change = add(slack, hessian(q))
+    step = add(q, scale(-tau, times(objective.scales, change)))
+
+    # All candidates are points z, of which the proximal operator is taken.
+    lengths = jnp.asarray(LENGTHS, tau.dtype)
+    sizes = tau * jnp.asarray(FACTORS, tau.dtype)
+    taus = jnp.concatenate([jnp.full_like(lengths, tau), sizes])
+
+    def candidate(i: Array) -> tuple[Leaves, Leaves]:
+        newtonian = i < len(LENGTHS)
+        length, size = lengths[jnp.minimum(i, len(LENGTHS) - 1)], taus[i]
+        point = tuple(
+            jnp.where(newtonian, zz + length * s, x - size * c * d)
+            for zz, s, x, c, d in zip(z, step, w, objective.scales, g, strict=True)
+        )
+        dual = objective.dual(point, size)
+        y = tuple(d / (size * c) for d, c in zip(dual, objective.scales, strict=True))
+        return add(point, scale(-1.0, dual)), y
+
+    points, _ = jax.vmap(candidate)(jnp.arange(len(taus)))
+    values = jax.vmap(objective.value)(points)
+    values = jnp.where(jnp.isnan(values), jnp.inf, values)
+    # The first of those that cannot be told apart: the longest Newton step.
+    noise = 8 * jnp.finfo(values.dtype).eps * jnp.abs(state.value)
+    best = jnp.argmax(values <= jnp.min(values) + noise)
+    by_newton = values[: len(LENGTHS)]
+    length = lengths[jnp.argmax(by_newton <= jnp.min(by_newton) + noise)]
+    length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
+    factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
+
+    w, y = candidate(best)
+    value = values[best]
+    g = objective.gradient(w)
+    stationarity = largest(objective.residuals(w, g), value.dtype)
+    fell = value < state.value - noise
+    good = (
+        jnp.isfinite(value)
+        & jnp.isfinite(stationarity)
+        & (value <= state.value + noise)
+    )
+    gained = good & (fell | (stationarity < 0.9 * state.stationarity))
+    # Without a fall of the objective the stationarity decides.
+    keep = good & (fell | (stationarity <= state.stationarity))
+    new = Progress(
+        w=w,
+        y=y,
+        g=g,
+        value=value,
+        stationarity=stationarity,
+        tau=jnp.minimum(taus[best], MOST_TAU),
+        damping=jnp.clip(state.damping * factor, LEAST_DAMPING, MOST_DAMPING),
+        steps=state.steps,
+        idle=state.idle,
+    )
+    # Where nothing falls, steps are too long.
+    old = state._replace(damping=new.damping, tau=0.25 * tau)
+    state = jax.tree.map(lambda a, b: jnp.where(keep, a, b).astype(b.dtype), new, old)
+    return state._replace(
+        steps=state.steps + 1, idle=jnp.where(gained, 0, state.idle + 1)
+    )
+
+
+def slope(objective: Objective, z: Leaves, tau: Array) -> Callable[[Leaves], Leaves]:
+    """The derivative of the proximal operator at z: for L1 it keeps the support."""
+    _, dual = jax.linearize(lambda z: objective.dual(z, tau), z)
+    return lambda p: add(p, scale(-1.0, dual(p)))
+
+
+def damped(
+    objective: Objective, w: Leaves, damping: Array | float
+) -> Callable[[Leaves], Leaves]:
+    """The Hessian of the smooth part at w, plus `damping` / scales."""
+    _, product = jax.linearize(objective.gradient, w)
+
+    def apply(p: Leaves) -> Leaves:
+        return tuple(
+            h + damping * x / c
+            for h, x, c in zip(product(p), p, objective.scales, strict=True)
+        )
+
+    return apply
+
+
+def linear_system(
+    objective: Objective,
+    hessian: Callable[[Leaves], Leaves],
+    prox_slope: Callable[[Leaves], Leaves],
+    tau: Array | float,
+) -> Callable[[Leaves], Leaves]:
+    """The symmetric matrix D H D + D (I − D) / (τ scales), D being `prox_slope`."""
+
+    def matrix(p: Leaves) -> Leaves:
+        q = prox_slope(p)
+        rest = tuple(
+            (a - b) / (tau * c) for a, b, c in zip(p, q, objective.scales, strict=True)
+        )
+        return prox_slope(add(hessian(q), rest))
+
+    return matrix
+
+
+def conjugate_gradients(
+    matrix: Callable[[Leaves], Leaves],
+    b: Leaves,
+    scales: Leaves,
+    relative: Array | float,
+    most: int,
+) -> Leaves:
+    """Solves matrix(x) = b; stops early where the matrix is not positive."""
+    first = times(scales, b)
+    size = dot(b, first)
+    target = jnp.square(relative) * size
+    tiny = 10 * jnp.finfo(size.dtype).eps
+
+    def step(state: Any) -> Any:
+        x, r, p, rz, k = state
+        mp = matrix(p)
+        curvature = dot(p, mp)
+        floor = tiny * sum(
+            jnp.sum(jnp.abs(a) ** 2 / c) for a, c in zip(p, scales, strict=True)
+        )
+        positive = curvature > floor
+        a = jnp.where(positive, rz / jnp.where(positive, curvature, 1), 0)
+        x, r = add(x, scale(a, p)), add(r, scale(-a, mp))
+        preconditioned = times(scales, r)
+        new = dot(r, preconditioned)
+        p = add(preconditioned, scale(new / rz, p))
+        return x, r, p, jnp.where(positive, new, 0), k + 1
+
+    state = (scale(0.0, b), b, first, size, jnp.int32(0))
+    x, *_ = jax.lax.while_loop(lambda s: (s[3] > target) & (s[4] < most), step, state)
+    return x
+
+
+# Arithmetic of leaves.
+
+
+def add(a: Sequence[Array], b: Sequence[Array]) -> Leaves:
+    """The sum a + b."""
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def times(a: Sequence[Array], b: Sequence[Array]) -> Leaves:
+    """The product, entry by entry."""
+    return tuple(x * y for x, y in zip(a, b, strict=True))
+
+
+def scale(a: Any, b: Sequence[Array]) -> Leaves:
+    """The multiple a · b."""
+    return tuple(a * x for x in b)
+
+
+def dot(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """The real inner product."""
+    parts = zip(a, b, strict=True)
+    return sum((jnp.sum((x * jnp.conj(y)).real) for x, y in parts), start=0.0)
+
+
+def largest(residuals: Sequence[Array], dtype: Any) -> Array:
+    """The largest entry; NaN if there is one."""
+    parts = [jnp.max(r, initial=0).astype(dtype) for r in residuals]
+    return functools.reduce(jnp.maximum, parts, jnp.zeros((), dtype))

@@ -1,0 +1,337 @@
+"""The solver: Newton's method on the few rows that matter, checked on all of them.
+
+A row is an index of the axis that a leaf's matrix products sum over: a column of the
+data. Rows at zero that stay there need no work but the check. Where the loss is not
+made of matrix products (see `Heads`), all rows are worked on.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from optareg._tree import widest
+from optareg.penalties.base import Norm, Penalty
+from optareg.solve._heads import Heads
+from optareg.solve._newton import Leaves, Objective, largest, newton, start
+
+__all__ = ["Composite", "Outcome", "solve"]
+
+Array = jax.Array
+Rows = list[Array | None]
+
+# Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
+# is taken when a set is half full.
+SMALLEST, GROWTH = 64, 4
+# How exactly a working set is solved, in parts of what is left to gain.
+INNER = 0.1
+# Curvature: exact for leaves up to so many entries, estimated with probes beyond.
+EXACT, PROBES = 512, 16
+
+
+class Composite(NamedTuple):
+    """What is minimised: a loss of leaves, and a penalty for each.
+
+    Attributes:
+      loss: a scalar function of the leaves.
+      penalties: a resolved penalty for each leaf, or None.
+    """
+
+    loss: Heads
+    penalties: tuple[Penalty | None, ...]
+
+    @property
+    def norms(self) -> tuple[Norm | None, ...]:
+        """The nonsmooth part of each penalty."""
+        return tuple(None if p is None else p.split()[1] for p in self.penalties)
+
+    def smooth(self, w: Leaves) -> Array:
+        """The loss plus the smooth part of each penalty."""
+        return self.loss(w) + self._smooth_penalty(w)
+
+    def _smooth_penalty(self, w: Leaves) -> Array:
+        pairs = zip(self.penalties, w, strict=True)
+        parts = [(p.split()[0], x) for p, x in pairs if p is not None]
+        values = [p.leaf_value(x) for p, x in parts if p is not None]
+        return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
+
+    def objective(self, w: Leaves) -> Objective:
+        """With the scales at the leaves w."""
+        return Objective(self.smooth, self.norms, self._scales(w))
+
+    def unscaled(self, w: Leaves) -> Objective:
+        """Without scales."""
+        ones = tuple(jnp.ones((), x.real.dtype) for x in w)
+        return Objective(self.smooth, self.norms, ones)
+
+    def take(self, rows: Rows, w: Leaves) -> "Composite":
+        """On some rows of w, the others being zero."""
+        parts = zip(rows, self.loss.axes, self.penalties, w, strict=True)
+        return Composite(
+            self.loss.take(rows),
+            tuple(p if r is None else p.take(r, a, x) for r, a, p, x in parts),
+        )
+
+    def gradient(self, rows: Rows, v: Leaves, w: Leaves) -> Leaves:
+        """The gradient of the smooth part on all rows, at w, which is zero but in v.
+
+        Saves the products with the matrices in one of the two directions.
+        """
+        taken = self.loss.take(rows)
+        products = [head(v[head.leaf]) for head in taken.heads]
+        of_products, of_leaves = jax.grad(self.loss.tail, argnums=(0, 1))(
+            products, list(w)
+        )
+        of_penalty = jax.grad(self._smooth_penalty)(w)
+        total = list(map(jnp.add, of_leaves, of_penalty))
+        for head, z in zip(self.loss.heads, of_products, strict=True):
+            total[head.leaf] = total[head.leaf] + head.transpose(z, w[head.leaf])
+        return tuple(map(jnp.conj, total))
+
+    def _scales(self, w: Leaves) -> Leaves:
+        """One over the diagonal of the Hessian of the smooth part."""
+        with_head = [axis is not None for axis in self.loss.axes]
+        diagonal = [
+            jnp.zeros_like(x.real) if h else d
+            for h, x, d in zip(with_head, w, self._leaf_curvature(w), strict=True)
+        ]
+        for leaf, d in self._head_curvature(w):
+            diagonal[leaf] = diagonal[leaf] + d
+        pairs = zip(self.penalties, w, diagonal, strict=True)
+        return tuple(inverse(d + extra(p, x), p) for p, x, d in pairs)
+
+    def _head_curvature(self, w: Leaves) -> list[tuple[int, Array]]:
+        """Of leaves with heads: exact where each product has a loss of its own."""
+        heads = self.loss.heads
+        products = [head(w[head.leaf]) for head in heads]
+        gradient = jax.grad(lambda zs: self.loss.tail(zs, w))
+        total = [jnp.zeros_like(z) for z in products]
+        if not products:
+            return []
+        for key in jax.random.split(jax.random.key(0), 4):
+            keys = jax.random.split(key, len(products))
+            signs = [
+                jax.random.rademacher(k, z.shape, z.real.dtype).astype(z.dtype)
+                for k, z in zip(keys, products, strict=True)
+            ]
+            _, bent = jax.jvp(gradient, (products,), (signs,))
+            total = [t + s * b / 4 for t, s, b in zip(total, signs, bent, strict=True)]
+        return [
+            (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
+            for head, t in zip(heads, total, strict=True)
+        ]
+
+    def _leaf_curvature(self, w: Leaves) -> list[Array]:
+        """Of leaves without heads: exact for few entries, else a row's length."""
+        free = [i for i, axis in enumerate(self.loss.axes) if axis is None]
+
+        def gradient(leaves: list[Array]) -> list[Array]:
+            all_leaves = list(w)
+            for i, leaf in zip(free, leaves, strict=True):
+                all_leaves[i] = leaf
+            grads = jax.grad(self.loss)(all_leaves)
+            return [jnp.conj(grads[i]) for i in free]
+
+        result = [jnp.zeros((), x.real.dtype) for x in w]
+        if not free:
+            return result
+        _, bend = jax.linearize(gradient, [w[i] for i in free])
+        flat, unravel = ravel_pytree([w[i] for i in free])
+        if flat.size <= EXACT:
+            diagonal = jax.lax.map(
+                lambda i: (
+                    ravel_pytree(bend(unravel(jnp.zeros_like(flat).at[i].set(1))))[0][
+                        i
+                    ].real
+                ),
+                jnp.arange(flat.size),
+                batch_size=min(flat.size, 16),
+            )
+        else:
+
+            def probe(key: Array) -> Array:
+                signs = jax.random.rademacher(key, flat.shape, flat.real.dtype)
+                bent = bend(unravel(signs.astype(flat.dtype)))
+                return jnp.abs(ravel_pytree(bent)[0]) ** 2
+
+            keys = jax.random.split(jax.random.key(1), PROBES)
+            diagonal = jnp.sqrt(jnp.mean(jax.lax.map(probe, keys), axis=0))
+        for i, d in zip(free, unravel(diagonal.astype(flat.dtype)), strict=True):
+            result[i] = d.real
+        return result
+
+
+class Outcome(NamedTuple):
+    """What `solve` returns; `damping` is for a problem nearby to begin with."""
+
+    w: Leaves
+    stationarity: Array
+    steps: Array
+    damping: Array
+
+
+class State(NamedTuple):
+    """State of the loop over working sets."""
+
+    w: Leaves
+    g: Leaves
+    value: Array
+    stationarity: Array
+    damping: Array
+    steps: Array
+    idle: Array
+
+
+def solve(
+    problem: Composite,
+    w: Leaves,
+    damping: Array | float,
+    tol: Array,
+    max_steps: Any,
+    callback: Callable[..., None] | None = None,
+) -> Outcome:
+    """Minimises from w until the stationarity is at most `tol`."""
+    limits = [
+        x.shape[axis]
+        for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
+        if can_take(p, axis)
+    ]
+    first = start(problem.unscaled(w), w)
+    state = State(
+        w=w,
+        g=first.g,
+        value=first.value,
+        stationarity=first.stationarity,
+        damping=jnp.asarray(damping, first.damping.dtype),
+        steps=first.steps,
+        idle=first.idle,
+    )
+
+    def going(state: State) -> Array:
+        return (
+            ~(state.stationarity <= tol) & (state.steps < max_steps) & (state.idle < 2)
+        )
+
+    size = SMALLEST
+    while limits and 2 * size <= max(limits):
+        state = jax.lax.while_loop(
+            lambda s, size=size: going(s) & (most_rows(problem, s.w) <= size // 2),
+            lambda s, size=size: round_of(problem, s, size, tol, max_steps, callback),
+            state,
+        )
+        size *= GROWTH
+    state = jax.lax.while_loop(
+        going, lambda s: round_of(problem, s, None, tol, max_steps, callback), state
+    )
+    return Outcome(state.w, state.stationarity, state.steps, state.damping)
+
+
+def round_of(
+    problem: Composite,
+    state: State,
+    size: int | None,
+    tol: Array,
+    max_steps: Any,
+    callback: Callable[..., None] | None,
+) -> State:
+    """Chooses a working set, solves it, and checks all rows; without size, of all."""
+    w = state.w
+    rows: Rows = [None] * len(w)
+    part, v, enough = problem, w, tol
+    if size is not None:
+        rows = choose(problem, state, size)
+        part = problem.take(rows, w)
+        v = tuple(
+            x if r is None else jnp.take(x, r, axis=a)
+            for x, r, a in zip(w, rows, problem.loss.axes, strict=True)
+        )
+        enough = jnp.maximum(tol, INNER * state.stationarity)
+    objective = part.objective(v)
+    inner = start(objective, v)._replace(damping=state.damping, steps=state.steps)
+    inner = newton(objective, inner, enough, max_steps, callback)
+    if size is None:
+        w, g, value, stationarity = inner.w, inner.g, inner.value, inner.stationarity
+    else:
+        w = tuple(
+            n if r is None else put(x, r, a, n)
+            for x, r, a, n in zip(w, rows, problem.loss.axes, inner.w, strict=True)
+        )
+        g = problem.gradient(rows, inner.w, w)
+        value = inner.value
+        stationarity = largest(
+            problem.unscaled(w).residuals(w, g), state.stationarity.dtype
+        )
+    noise = 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    gained = (value < state.value - noise) | (stationarity < 0.9 * state.stationarity)
+    return State(
+        w=w,
+        g=g,
+        value=value,
+        stationarity=stationarity,
+        damping=inner.damping,
+        steps=inner.steps,
+        idle=jnp.where(gained, 0, state.idle + 1),
+    )
+
+
+def choose(problem: Composite, state: State, size: int) -> Rows:
+    """The rows that are not zero, and of the others those with most to gain."""
+    residuals = problem.unscaled(state.w).residuals(state.w, state.g)
+    rows: Rows = []
+    for p, axis, x, r in zip(
+        problem.penalties, problem.loss.axes, state.w, residuals, strict=True
+    ):
+        if not can_take(p, axis) or x.shape[axis] <= size:
+            rows.append(None)
+            continue
+        others = tuple(i for i in range(x.ndim) if i != axis)
+        score = jnp.where(jnp.any(x != 0, others), jnp.inf, jnp.max(r, others))
+        _, best = jax.lax.top_k(score.astype(jnp.float32), size)
+        rows.append(jnp.sort(best))
+    return rows
+
+
+def can_take(penalty: Penalty | None, axis: int | None) -> bool:
+    """Whether a leaf may be worked on by rows: where not, all its rows matter."""
+    return (
+        axis is not None
+        and penalty is not None
+        and penalty.entrywise
+        and penalty.split()[1] is not None
+    )
+
+
+def most_rows(problem: Composite, w: Leaves) -> Array:
+    """The largest number of rows that are not zero, of leaves worked on by rows."""
+    counts = [
+        jnp.sum(jnp.any(x != 0, tuple(i for i in range(x.ndim) if i != axis)))
+        for p, axis, x in zip(problem.penalties, problem.loss.axes, w, strict=True)
+        if can_take(p, axis)
+    ]
+    return jnp.max(jnp.stack(counts))
+
+
+def put(x: Array, rows: Array, axis: int, values: Array) -> Array:
+    """Zeros but in some rows of an array shaped as x."""
+    at = (slice(None),) * axis + (rows,)
+    return jnp.zeros_like(x).at[at].set(values, unique_indices=True)
+
+
+def extra(penalty: Penalty | None, w: Array) -> Array | float:
+    """The curvature of the smooth part of a penalty."""
+    smooth = None if penalty is None else penalty.split()[0]
+    if smooth is None:
+        return 0.0
+    return jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))[1].real
+
+
+def inverse(curvature: Array, penalty: Penalty | None) -> Array:
+    """One over the curvature, kept off zero; one number where R is not entrywise."""
+    curvature = jnp.abs(curvature)
+    most = jnp.max(curvature, initial=0)
+    if penalty is not None and not penalty.entrywise:
+        curvature = most
+    floor = jnp.where(most > 0, 1e-12 * most, 1)
+    return 1 / jnp.maximum(curvature, floor)

@@ -1,0 +1,233 @@
+"""`path`: the solutions for many strengths; `max_strength` and `strength_grid` for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._checks import check_number, is_traced
+from optareg._tree import Tree, is_hole, path_name, widest
+from optareg.penalties.base import Norm, Penalty
+from optareg.penalties.combinators import check_is_penalty, masked
+from optareg.penalties.elementwise import L1
+from optareg.solve._newton import Leaves
+from optareg.solve._working_set import Outcome
+from optareg.solve.minimize import (
+    Callback,
+    Loss,
+    Solution,
+    check_arguments,
+    check_precision,
+    default_tolerance,
+    differentiable,
+    minimize,
+    present,
+    resolve,
+    solution,
+    trace,
+)
+
+__all__ = ["max_strength", "path", "strength_grid"]
+
+Array = jax.Array
+PyTree = Any
+
+# Between two strengths the support changes, where Newton's method needs some damping.
+LEAST_DAMPING = 1e-3
+
+
+def path(
+    loss: Loss,
+    params: PyTree,
+    penalties: Penalty,
+    *,
+    tol: float | Array | None = None,
+    max_steps: int = 10_000,
+    callback: Callback | None = None,
+) -> Solution:
+    """`minimize` for each of many strengths, in one compiled program.
+
+    From the strongest to the weakest, whatever the order given; each starts at the
+    solution before. Runs within `jit` and `vmap`, and may be differentiated, as
+    `minimize`. Under `jax.vmap` over weights of the samples it cross-validates.
+
+    Args:
+      loss: as for `minimize`.
+      params: where to start at the strongest penalty; zeros are good.
+      penalties: one penalty whose strengths have a leading axis, all of one length n;
+        a scalar strength is the same for all n. The order of strength is that of the
+        sum over its fields and leaves.
+      tol: as for `minimize`, the same for all.
+      max_steps: as for `minimize`, for each.
+      callback: as for `minimize`.
+
+    Returns:
+      A `Solution` with a leading axis of n, in the order of `penalties`.
+
+    Raises:
+      TypeError, ValueError: as for `minimize`, or no strength has a leading axis, or
+        their lengths differ.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import L1, path
+    >>> loss = lambda w: 0.5 * jnp.sum((w - jnp.array([3.0, 0.4])) ** 2)
+    >>> solutions = path(loss, jnp.zeros(2), L1(jnp.array([0.1, 1.0, 4.0])))
+    >>> print(solutions.params.round(4))
+    [[2.9 0.3]
+     [2.  0. ]
+     [0.  0. ]]
+
+    Source: warm starts along a path: Friedman, Hastie & Tibshirani, Regularization
+    paths for generalized linear models via coordinate descent (2010).
+    """
+    check_is_penalty(penalties, "path")
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(penalties)
+    strengths = [jnp.asarray(strength) for _, strength in pairs]
+    lengths = {
+        jax.tree_util.keystr(at): strength.shape[0]
+        for (at, _), strength in zip(pairs, strengths, strict=True)
+        if strength.ndim > 0
+    }
+    if len(set(lengths.values())) != 1:
+        raise ValueError(
+            "`path` needs strengths with a leading axis of one length, as in "
+            "`L1(strength_grid(max_strength(loss, params, L1(1.0))))`; "
+            f"got lengths {lengths or 'none'}."
+        )
+    (n,) = set(lengths.values())
+    if n == 0:
+        raise ValueError("`path` needs at least one strength, got a leading axis of 0.")
+    strengths = [
+        jnp.broadcast_to(strength, (n, *strength.shape[1:])) for strength in strengths
+    ]
+    total = sum(jnp.sum(strength.reshape(n, -1), axis=1) for strength in strengths)
+    order = jnp.argsort(-total)
+    tree = check_arguments(loss, params, tol, max_steps)
+    check_precision(tree)
+    traced = trace(loss, tree)
+    start = present(tree)
+    if tol is None:
+        tol = default_tolerance(traced, start)
+
+    def next_one(
+        before: tuple[Leaves, Array], strengths: list[Array]
+    ) -> tuple[tuple[Leaves, Array], Outcome]:
+        penalty = resolve(jax.tree.unflatten(treedef, strengths), tree)
+        found = differentiable(traced, penalty, *before, tol, max_steps, callback)
+        return (found.w, jnp.maximum(found.damping, LEAST_DAMPING)), found
+
+    first = (start, jnp.ones((), traced.out_avals[0].dtype))
+    _, outcomes = jax.lax.scan(next_one, first, [s[order] for s in strengths])
+    outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
+    return solution(tree, outcomes, tol)
+
+
+def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
+    """The least multiple of `penalty` at which everything penalised is exactly zero.
+
+    That is the dual norm of the loss's gradient where all penalised parameters are
+    zero. Unpenalised ones are solved for first, with `minimize`. Of an `ElasticNet` the
+    L1 part decides. For a loss that is not convex it is the least multiple at which
+    zero meets the first-order conditions.
+
+    Args:
+      loss: as for `minimize`.
+      params: where to start with the unpenalised parameters; the others do not matter.
+      penalty: the penalty to multiply; for `L1(1.0)` the result is a strength.
+
+    Returns:
+      A scalar. `L1(1.01 * max_strength(loss, params, L1(1.0)))` gives zeros only, with
+      0.99 something is not zero.
+
+    Raises:
+      TypeError: as for `minimize`.
+      ValueError: as for `minimize`; nothing is penalised; or a leaf has a smooth
+        penalty alone, such as `L2`, which never gives zeros.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import L1, max_strength
+    >>> loss = lambda w: 0.5 * jnp.sum((w - jnp.array([3.0, 0.4])) ** 2)
+    >>> print(max_strength(loss, jnp.zeros(2), L1(1.0)))
+    3.0
+
+    Source: for the lasso, Osborne, Presnell & Turlach, On the lasso and its dual (2000).
+    """
+    check_is_penalty(penalty, "max_strength")
+    tree = check_arguments(loss, params, None, 1)
+    resolved = penalty.resolve(tree)
+    norms = []
+    for at, one in zip(tree.paths, resolved, strict=True):
+        norm = None if one is None else one.split()[1]
+        if one is not None and norm is None:
+            raise ValueError(
+                f"the leaf at {path_name(at)} has {type(one).__name__}, which gives no "
+                "zeros at any strength. Leave it out with `masked`."
+            )
+        norms.append(norm)
+    if not any(norms):
+        raise ValueError("`max_strength` needs a penalised leaf, got none.")
+
+    def at_zero(leaves: Sequence[Any]) -> PyTree:
+        """The parameters with all that is penalised at zero, the rest as given."""
+        rows = zip(norms, tree.leaves, leaves, strict=True)
+        return tree.build(
+            x if n is None else jnp.where(n.strength > 0, 0, like if is_hole(x) else x)
+            for n, like, x in rows
+        )
+
+    # Leaves that are penalised all over have nothing to solve for.
+    rest = tree.keep(not all_penalised(norm) for norm in norms)
+    if any(not is_hole(x) for x in rest.leaves):
+        found = minimize(
+            lambda params: loss(at_zero(Tree(params).leaves)),
+            rest.whole,
+            masked(L1(0.0), False),
+        )
+        rest = Tree(found.params)
+    start = at_zero(rest.leaves)
+    grads = Tree(jax.grad(loss)(start)).leaves
+    sizes = [
+        norm.leaf_dual_norm(g)
+        for norm, g in zip(norms, grads, strict=True)
+        if norm is not None
+    ]
+    dtype = widest(*(s.dtype for s in sizes))
+    return jnp.max(jnp.stack([s.astype(dtype) for s in sizes]))
+
+
+def all_penalised(norm: Norm | None) -> bool:
+    """Whether a norm is known to penalise every entry of its leaf."""
+    known = norm is not None and not is_traced(norm.strength)
+    return known and bool(np.all(np.asarray(norm.strength) > 0))
+
+
+def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:  # noqa: A002
+    """Strengths from `max` down to `ratio * max`, evenly spaced in the logarithm.
+
+    As scikit-learn's and glmnet's grids.
+
+    Args:
+      max: the strongest, usually from `max_strength`; a positive scalar, may be traced.
+      n: how many, at least 1.
+      ratio: the weakest over the strongest, above 0 and at most 1.
+
+    Returns:
+      An array of shape (n,), falling, its first entry `max`.
+
+    Raises:
+      TypeError: an argument is no number, or `n` no integer.
+      ValueError: an argument is out of its range.
+
+    >>> from optareg import strength_grid
+    >>> print(strength_grid(1.0, n=3, ratio=0.01))
+    [1.   0.1  0.01]
+    """
+    check_number(max, "`max`", zero=False, scalar=True)
+    check_number(ratio, "`ratio`", zero=False, most=1, scalar=True)
+    check_number(n, "`n`", zero=False, scalar=True)
+    if not isinstance(n, (int, np.integer)):
+        raise TypeError(f"`n` must be an integer, got {n!r}.")
+    powers = jnp.linspace(0.0, 1.0, n, dtype=jnp.result_type(max, float))
+    return max * ratio**powers
