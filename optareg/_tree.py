@@ -15,7 +15,7 @@ import optax
 
 from optareg._checks import is_traced
 
-__all__ = ["Tree", "is_hole", "path_name", "real", "widen", "widest"]
+__all__ = ["Tree", "epsilon", "is_hole", "path_name", "real", "widen", "widest"]
 
 Array = jax.Array
 PyTree = Any
@@ -124,6 +124,11 @@ def widest(*dtypes: Any) -> Any:
 def widen(x: Array) -> Array:
     """`x` in the precision to compute in: its own, or float32 if that is wider."""
     return x.astype(widest(x.dtype, jnp.float32))
+
+
+def epsilon(dtype: Any) -> float:
+    """The distance from 1 to the next number of a floating or complex dtype."""
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def real(x: Any, like: Array) -> Any:

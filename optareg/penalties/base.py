@@ -204,7 +204,8 @@ class Norm(Penalty):
         """The member of λ ∂ψ(w) nearest to −g."""
         # Where λ is zero, so is the result, whatever the division gives.
         ratio = -g / jnp.maximum(self.strength, 1e-20)
-        return self.strength * self.leaf_subgradient(w, self.leaf_dual(ratio, 1))
+        nearest = self.leaf_subgradient(w, self.leaf_dual(ratio, 1))
+        return jnp.multiply(self.strength, nearest)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         """How far −g is from λ ∂ψ(w), for each entry or group."""

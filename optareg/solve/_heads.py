@@ -16,7 +16,6 @@ from jax.extend.core import ClosedJaxpr, Literal
 __all__ = ["Heads", "evaluate"]
 
 Array = jax.Array
-Leaves = tuple[Array, ...]
 
 
 class Head(NamedTuple):
@@ -47,8 +46,8 @@ class Head(NamedTuple):
         """The transposed product: from the shape of the result to that of the leaf."""
         shape = list(like.shape)
         shape[self.leaf_axis] = self.matrix.shape[self.matrix_axis]
-        (w,) = jax.linear_transpose(self, jax.ShapeDtypeStruct(shape, like.dtype))(z)
-        return w
+        _, back = jax.vjp(self.__call__, jnp.zeros(shape, like.dtype))
+        return jnp.asarray(*back(z))
 
     def take(self, rows: Array) -> Self:
         """The head of some rows of the leaf."""
@@ -74,8 +73,8 @@ class Heads(NamedTuple):
     axes: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, loss: ClosedJaxpr, leaves: Leaves) -> Self:
-        """Splits `loss`, traced, a function of all `leaves`."""
+    def of(cls, loss: ClosedJaxpr, leaves: Sequence[Any]) -> Self:
+        """Splits `loss`, traced, a function of `leaves`, of which shapes suffice."""
         # Calls are written out, so that a `jit` around the loss hides nothing.
         flat = jax.make_jaxpr(lambda *leaves: evaluate(loss, leaves))(*leaves)
         jaxpr = flat.jaxpr
@@ -122,7 +121,7 @@ class Heads(NamedTuple):
             values.update(zip(jaxpr.invars, leaves, strict=True))
             for equation in rest:
                 bind(equation, values)
-            return read(jaxpr.outvars[0], values)
+            return jnp.asarray(read(jaxpr.outvars[0], values))
 
         return cls(tuple(heads), tail, tuple(axes))
 
@@ -132,12 +131,9 @@ class Heads(NamedTuple):
 
     def take(self, rows: Sequence[Array | None]) -> Self:
         """The loss of some rows of the leaves with heads, the others being zero."""
-        return self._replace(
-            heads=tuple(
-                head if rows[head.leaf] is None else head.take(rows[head.leaf])
-                for head in self.heads
-            )
-        )
+        pairs = [(head, rows[head.leaf]) for head in self.heads]
+        taken = (head if r is None else head.take(r) for head, r in pairs)
+        return self._replace(heads=tuple(taken))
 
 
 def contracted_axis(equation: Any, leaf: Any, dynamic: set[Any]) -> int | None:
@@ -149,7 +145,7 @@ def contracted_axis(equation: Any, leaf: Any, dynamic: set[Any]) -> int | None:
     other = equation.invars[1 - side]
     if batch[0] or len(contracted[0]) != 1 or isinstance(other, Literal):
         return None
-    return None if other in dynamic else contracted[side][0]
+    return None if other in dynamic else int(contracted[side][0])
 
 
 def variables(equation: Any) -> list[Any]:
@@ -159,7 +155,8 @@ def variables(equation: Any) -> list[Any]:
 
 def evaluate(loss: ClosedJaxpr, arguments: Sequence[Array]) -> Array:
     """Evaluates a traced function of one result, writing out the calls in it."""
-    return run(loss.jaxpr, loss.consts, arguments)[0]
+    (result,) = run(loss.jaxpr, loss.consts, arguments)
+    return jnp.asarray(result)
 
 
 def run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:

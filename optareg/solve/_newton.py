@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optareg._tree import epsilon
 from optareg.penalties.base import Norm
 
 __all__ = [
@@ -76,7 +77,7 @@ class Objective(NamedTuple):
         """The member of the subdifferential of the norms at w nearest to −g."""
         return self._each(lambda n, x, d: n.leaf_nearest(x, d), w, g)
 
-    def dual(self, z: Leaves, tau: Array) -> Leaves:
+    def dual(self, z: Leaves, tau: Array | float) -> Leaves:
         """What the proximal operator, with steps τ · scale, takes off from z."""
         return self._each(
             lambda n, x, c: n.leaf_dual(x, tau * c * n.strength), z, self.scales
@@ -195,7 +196,7 @@ def iterate(objective: Objective, state: Progress) -> Progress:
     values = jax.vmap(objective.value)(points)
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     # The first of those that cannot be told apart: the longest Newton step.
-    noise = 8 * jnp.finfo(values.dtype).eps * jnp.abs(state.value)
+    noise = 8 * epsilon(values.dtype) * jnp.abs(state.value)
     best = jnp.argmax(values <= jnp.min(values) + noise)
     by_newton = values[: len(LENGTHS)]
     length = lengths[jnp.argmax(by_newton <= jnp.min(by_newton) + noise)]
@@ -234,7 +235,9 @@ def iterate(objective: Objective, state: Progress) -> Progress:
     )
 
 
-def slope(objective: Objective, z: Leaves, tau: Array) -> Callable[[Leaves], Leaves]:
+def slope(
+    objective: Objective, z: Leaves, tau: Array | float
+) -> Callable[[Leaves], Leaves]:
     """The derivative of the proximal operator at z: for L1 it keeps the support."""
     _, dual = jax.linearize(lambda z: objective.dual(z, tau), z)
     return lambda p: add(p, scale(-1.0, dual(p)))
@@ -284,7 +287,7 @@ def conjugate_gradients(
     first = times(scales, b)
     size = dot(b, first)
     target = jnp.square(relative) * size
-    tiny = 10 * jnp.finfo(size.dtype).eps
+    tiny = 10 * epsilon(size.dtype)
 
     def step(state: Any) -> Any:
         x, r, p, rz, k = state
@@ -326,8 +329,8 @@ def scale(a: Any, b: Sequence[Array]) -> Leaves:
 
 def dot(a: Sequence[Array], b: Sequence[Array]) -> Array:
     """The real inner product."""
-    parts = zip(a, b, strict=True)
-    return sum((jnp.sum((x * jnp.conj(y)).real) for x, y in parts), start=0.0)
+    parts = [jnp.sum((x * jnp.conj(y)).real) for x, y in zip(a, b, strict=True)]
+    return functools.reduce(jnp.add, parts)
 
 
 def largest(residuals: Sequence[Array], dtype: Any) -> Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from optareg._tree import widest
+from optareg._tree import epsilon, widest
 from optareg.penalties.base import Norm, Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, Objective, largest, newton, start
@@ -20,7 +20,7 @@ from optareg.solve._newton import Leaves, Objective, largest, newton, start
 __all__ = ["Composite", "Outcome", "solve"]
 
 Array = jax.Array
-Rows = list[Array | None]
+Rows = list["Chosen | None"]
 
 # Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
 # is taken when a set is half full.
@@ -29,6 +29,27 @@ SMALLEST, GROWTH = 64, 4
 INNER = 0.1
 # Curvature: exact for leaves up to so many entries, estimated with probes beyond.
 EXACT, PROBES = 512, 16
+
+
+class Chosen(NamedTuple):
+    """Some rows of a leaf.
+
+    Attributes:
+      rows: their numbers, rising.
+      axis: the axis that they are counted along.
+    """
+
+    rows: Array
+    axis: int
+
+    def take(self, x: Array) -> Array:
+        """These rows of x."""
+        return jnp.take(x, self.rows, axis=self.axis)
+
+    def put(self, x: Array, values: Array) -> Array:
+        """Zeros but in these rows of an array shaped as x."""
+        at = (slice(None),) * self.axis + (self.rows,)
+        return jnp.zeros_like(x).at[at].set(values, unique_indices=True)
 
 
 class Composite(NamedTuple):
@@ -66,20 +87,23 @@ class Composite(NamedTuple):
         ones = tuple(jnp.ones((), x.real.dtype) for x in w)
         return Objective(self.smooth, self.norms, ones)
 
-    def take(self, rows: Rows, w: Leaves) -> "Composite":
+    def take(self, chosen: Rows, w: Leaves) -> "Composite":
         """On some rows of w, the others being zero."""
-        parts = zip(rows, self.loss.axes, self.penalties, w, strict=True)
-        return Composite(
-            self.loss.take(rows),
-            tuple(p if r is None else p.take(r, a, x) for r, a, p, x in parts),
+        parts = zip(chosen, self.penalties, w, strict=True)
+        penalties = (
+            p if c is None or p is None else p.take(*c, x) for c, p, x in parts
         )
+        return Composite(self._take_heads(chosen), tuple(penalties))
 
-    def gradient(self, rows: Rows, v: Leaves, w: Leaves) -> Leaves:
+    def _take_heads(self, chosen: Rows) -> Heads:
+        return self.loss.take([None if c is None else c.rows for c in chosen])
+
+    def gradient(self, chosen: Rows, v: Leaves, w: Leaves) -> Leaves:
         """The gradient of the smooth part on all rows, at w, which is zero but in v.
 
         Saves the products with the matrices in one of the two directions.
         """
-        taken = self.loss.take(rows)
+        taken = self._take_heads(chosen)
         products = [head(v[head.leaf]) for head in taken.heads]
         of_products, of_leaves = jax.grad(self.loss.tail, argnums=(0, 1))(
             products, list(w)
@@ -131,7 +155,7 @@ class Composite(NamedTuple):
             all_leaves = list(w)
             for i, leaf in zip(free, leaves, strict=True):
                 all_leaves[i] = leaf
-            grads = jax.grad(self.loss)(all_leaves)
+            grads = jax.grad(self.loss.__call__)(all_leaves)
             return [jnp.conj(grads[i]) for i in free]
 
         result = [jnp.zeros((), x.real.dtype) for x in w]
@@ -189,14 +213,14 @@ def solve(
     w: Leaves,
     damping: Array | float,
     tol: Array,
-    max_steps: Any,
+    max_steps: Array | int,
     callback: Callable[..., None] | None = None,
 ) -> Outcome:
     """Minimises from w until the stationarity is at most `tol`."""
     limits = [
         x.shape[axis]
         for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
-        if can_take(p, axis)
+        if axis is not None and zero_rows_stay(p)
     ]
     first = start(problem.unscaled(w), w)
     state = State(
@@ -209,22 +233,24 @@ def solve(
         idle=first.idle,
     )
 
-    def going(state: State) -> Array:
-        return (
-            ~(state.stationarity <= tol) & (state.steps < max_steps) & (state.idle < 2)
-        )
+    def rounds(state: State, size: int | None) -> State:
+        def going(state: State) -> Array:
+            undone = ~(state.stationarity <= tol) & (state.steps < max_steps)
+            gaining = undone & (state.idle < 2)
+            if size is None:
+                return gaining
+            return gaining & (most_rows(problem, state.w) <= size // 2)
+
+        def body(state: State) -> State:
+            return round_of(problem, state, size, tol, max_steps, callback)
+
+        return jax.lax.while_loop(going, body, state)
 
     size = SMALLEST
     while limits and 2 * size <= max(limits):
-        state = jax.lax.while_loop(
-            lambda s, size=size: going(s) & (most_rows(problem, s.w) <= size // 2),
-            lambda s, size=size: round_of(problem, s, size, tol, max_steps, callback),
-            state,
-        )
+        state = rounds(state, size)
         size *= GROWTH
-    state = jax.lax.while_loop(
-        going, lambda s: round_of(problem, s, None, tol, max_steps, callback), state
-    )
+    state = rounds(state, None)
     return Outcome(state.w, state.stationarity, state.steps, state.damping)
 
 
@@ -233,20 +259,18 @@ def round_of(
     state: State,
     size: int | None,
     tol: Array,
-    max_steps: Any,
+    max_steps: Array | int,
     callback: Callable[..., None] | None,
 ) -> State:
     """Chooses a working set, solves it, and checks all rows; without size, of all."""
     w = state.w
-    rows: Rows = [None] * len(w)
+    chosen: Rows = [None] * len(w)
     part, v, enough = problem, w, tol
     if size is not None:
-        rows = choose(problem, state, size)
-        part = problem.take(rows, w)
-        v = tuple(
-            x if r is None else jnp.take(x, r, axis=a)
-            for x, r, a in zip(w, rows, problem.loss.axes, strict=True)
-        )
+        chosen = choose(problem, state, size)
+        part = problem.take(chosen, w)
+        pairs = zip(chosen, w, strict=True)
+        v = tuple(x if c is None else c.take(x) for c, x in pairs)
         enough = jnp.maximum(tol, INNER * state.stationarity)
     objective = part.objective(v)
     inner = start(objective, v)._replace(damping=state.damping, steps=state.steps)
@@ -254,16 +278,14 @@ def round_of(
     if size is None:
         w, g, value, stationarity = inner.w, inner.g, inner.value, inner.stationarity
     else:
-        w = tuple(
-            n if r is None else put(x, r, a, n)
-            for x, r, a, n in zip(w, rows, problem.loss.axes, inner.w, strict=True)
-        )
-        g = problem.gradient(rows, inner.w, w)
+        new = zip(chosen, w, inner.w, strict=True)
+        w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
+        g = problem.gradient(chosen, inner.w, w)
         value = inner.value
         stationarity = largest(
             problem.unscaled(w).residuals(w, g), state.stationarity.dtype
         )
-    noise = 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    noise = 8 * epsilon(value.dtype) * jnp.abs(value)
     gained = (value < state.value - noise) | (stationarity < 0.9 * state.stationarity)
     return State(
         w=w,
@@ -279,28 +301,25 @@ def round_of(
 def choose(problem: Composite, state: State, size: int) -> Rows:
     """The rows that are not zero, and of the others those with most to gain."""
     residuals = problem.unscaled(state.w).residuals(state.w, state.g)
-    rows: Rows = []
+    chosen: Rows = []
     for p, axis, x, r in zip(
         problem.penalties, problem.loss.axes, state.w, residuals, strict=True
     ):
-        if not can_take(p, axis) or x.shape[axis] <= size:
-            rows.append(None)
+        if axis is None or not zero_rows_stay(p) or x.shape[axis] <= size:
+            chosen.append(None)
             continue
         others = tuple(i for i in range(x.ndim) if i != axis)
         score = jnp.where(jnp.any(x != 0, others), jnp.inf, jnp.max(r, others))
         _, best = jax.lax.top_k(score.astype(jnp.float32), size)
-        rows.append(jnp.sort(best))
-    return rows
+        chosen.append(Chosen(jnp.sort(best), axis))
+    return chosen
 
 
-def can_take(penalty: Penalty | None, axis: int | None) -> bool:
-    """Whether a leaf may be worked on by rows: where not, all its rows matter."""
-    return (
-        axis is not None
-        and penalty is not None
-        and penalty.entrywise
-        and penalty.split()[1] is not None
-    )
+def zero_rows_stay(penalty: Penalty | None) -> bool:
+    """Whether rows at zero may be left alone: where not, all rows matter."""
+    if penalty is None or not penalty.entrywise:
+        return False
+    return penalty.split()[1] is not None
 
 
 def most_rows(problem: Composite, w: Leaves) -> Array:
@@ -308,15 +327,9 @@ def most_rows(problem: Composite, w: Leaves) -> Array:
     counts = [
         jnp.sum(jnp.any(x != 0, tuple(i for i in range(x.ndim) if i != axis)))
         for p, axis, x in zip(problem.penalties, problem.loss.axes, w, strict=True)
-        if can_take(p, axis)
+        if axis is not None and zero_rows_stay(p)
     ]
     return jnp.max(jnp.stack(counts))
-
-
-def put(x: Array, rows: Array, axis: int, values: Array) -> Array:
-    """Zeros but in some rows of an array shaped as x."""
-    at = (slice(None),) * axis + (rows,)
-    return jnp.zeros_like(x).at[at].set(values, unique_indices=True)
 
 
 def extra(penalty: Penalty | None, w: Array) -> Array | float:
@@ -324,7 +337,8 @@ def extra(penalty: Penalty | None, w: Array) -> Array | float:
     smooth = None if penalty is None else penalty.split()[0]
     if smooth is None:
         return 0.0
-    return jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))[1].real
+    _, bent = jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))
+    return jnp.asarray(bent.real)
 
 
 def inverse(curvature: Array, penalty: Penalty | None) -> Array:

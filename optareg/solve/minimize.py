@@ -10,7 +10,7 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
-from optareg._tree import Tree, is_hole, path_name
+from optareg._tree import Tree, epsilon, is_hole, path_name
 from optareg.inspect import stationarity
 from optareg.penalties.base import Penalty
 from optareg.penalties.combinators import check_is_penalty
@@ -150,7 +150,8 @@ def differentiable(
         loss = Heads.of(ClosedJaxpr(traced.jaxpr, consts), leaves_like)
         return Composite(loss, penalties)
 
-    leaves_like = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    # The derivative must not close over the leaves, which `vmap` may trace.
+    leaves_like = jax.eval_shape(lambda: leaves)
 
     @jax.custom_jvp
     def run(consts: Any, penalties: Any, w: Leaves, damping: Any, tol: Any) -> Outcome:
@@ -180,7 +181,7 @@ def differentiable(
             1.0,
         )
         matrix = linear_system(here, damped(here, w, 0.0), prox_slope, 1.0)
-        accuracy = jnp.finfo(outcome.stationarity.dtype).eps ** 0.75
+        accuracy = epsilon(outcome.stationarity.dtype) ** 0.75
 
         def cg(matrix: Any, b: Leaves) -> Leaves:
             return conjugate_gradients(matrix, b, here.scales, accuracy, 10_000)
@@ -237,7 +238,7 @@ def by_optimizer(
         if callback is not None:
             value = loss(params) + penalty.value(params)
             jax.debug.callback(callback, new.steps, value, now)
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, s)
+        kept: Descent = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, s)
         return kept._replace(finite=finite)
 
     grads = gradient(params)
@@ -309,8 +310,8 @@ def default_tolerance(traced: ClosedJaxpr, leaves: Leaves) -> Array:
     both = [*gradient(leaves), *gradient(jax.tree.map(jnp.zeros_like, leaves))]
     dtype = traced.out_avals[0].dtype
     size = largest([jnp.abs(g) for g in both], dtype)
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in (*leaves, jnp.zeros((), dtype)))
-    return jax.lax.stop_gradient(size) * eps ** (2 / 3)
+    eps = max(epsilon(d) for d in (dtype, *(x.dtype for x in leaves)))
+    return jnp.multiply(jax.lax.stop_gradient(size), eps ** (2 / 3))
 
 
 # Checks.
@@ -340,7 +341,7 @@ def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree
 def check_precision(tree: Tree) -> None:
     """Raises if a leaf has too few digits for a tolerance."""
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
-        if not is_hole(leaf) and jnp.finfo(leaf.dtype).bits < 32:
+        if not is_hole(leaf) and epsilon(leaf.dtype) > 1e-6:
             raise ValueError(
                 f"the leaf at {path_name(path)} has dtype {leaf.dtype}, which has too "
                 "few digits to solve to a tolerance. Cast it to float32, or give an "

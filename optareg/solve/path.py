@@ -1,4 +1,4 @@
-"""`path`: the solutions for many strengths; `max_strength` and `strength_grid` for it."""
+"""`path`: the solutions for many strengths. `max_strength`, `strength_grid`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -72,12 +72,12 @@ def path(
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, path
-    >>> loss = lambda w: 0.5 * jnp.sum((w - jnp.array([3.0, 0.4])) ** 2)
-    >>> solutions = path(loss, jnp.zeros(2), L1(jnp.array([0.1, 1.0, 4.0])))
-    >>> print(solutions.params.round(4))
-    [[2.9 0.3]
-     [2.  0. ]
-     [0.  0. ]]
+    >>> loss = lambda w: 0.5 * jnp.sum((w - jnp.array([3.0, 0.5])) ** 2)
+    >>> solutions = path(loss, jnp.zeros(2), L1(jnp.array([0.25, 1.0, 4.0])))
+    >>> print(solutions.params)
+    [[2.75 0.25]
+     [2.   0.  ]
+     [0.   0.  ]]
 
     Source: warm starts along a path: Friedman, Hastie & Tibshirani, Regularization
     paths for generalized linear models via coordinate descent (2010).
@@ -152,7 +152,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     >>> print(max_strength(loss, jnp.zeros(2), L1(1.0)))
     3.0
 
-    Source: for the lasso, Osborne, Presnell & Turlach, On the lasso and its dual (2000).
+    Source: Osborne, Presnell & Turlach, On the lasso and its dual (2000), for L1.
     """
     check_is_penalty(penalty, "max_strength")
     tree = check_arguments(loss, params, None, 1)
@@ -199,11 +199,12 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
 
 def all_penalised(norm: Norm | None) -> bool:
     """Whether a norm is known to penalise every entry of its leaf."""
-    known = norm is not None and not is_traced(norm.strength)
-    return known and bool(np.all(np.asarray(norm.strength) > 0))
+    if norm is None or is_traced(norm.strength):
+        return False
+    return bool(np.all(np.asarray(norm.strength) > 0))
 
 
-def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:  # noqa: A002
+def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:
     """Strengths from `max` down to `ratio * max`, evenly spaced in the logarithm.
 
     As scikit-learn's and glmnet's grids.
@@ -230,4 +231,4 @@ def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:  # noqa
     if not isinstance(n, (int, np.integer)):
         raise TypeError(f"`n` must be an integer, got {n!r}.")
     powers = jnp.linspace(0.0, 1.0, n, dtype=jnp.result_type(max, float))
-    return max * ratio**powers
+    return jnp.multiply(max, ratio**powers)
