@@ -12,7 +12,7 @@ import numpy as np
 
 from optareg._checks import is_traced
 from optareg._tree import Tree, is_hole, path_name, widen, widest
-from optareg.penalties.base import Penalty
+from optareg.penalties.base import Penalty, cover
 
 __all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
 
@@ -86,20 +86,19 @@ def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
     """
     tree = Tree(params)
     g = tree.match(grads, "`grads`")
-    rows = zip(penalty.resolve(tree), tree.leaves, g, strict=True)
-    residuals = [residual(*row) for row in rows if not any(map(is_hole, row[1:]))]
+    blocks = cover(penalty.resolve(tree), tree)
+    columns = [(b.penalty, b.join(tree.leaves), b.join(g)) for b in blocks]
+    residuals = [residual(*c) for c in columns if not is_hole(c[-1])]
     dtype = widest(jnp.float32, *(r.dtype for r in residuals))
     parts = [jnp.max(r, initial=0).astype(dtype) for r in residuals]
     return functools.reduce(jnp.maximum, parts, jnp.zeros((), dtype))
 
 
-def residual(penalty: Penalty | None, w: Array, g: Any) -> Array:
+def residual(penalty: Penalty, w: Array, g: Any) -> Array:
     """What the optimality conditions of one leaf lack."""
     if not jnp.issubdtype(w.dtype, jnp.inexact):
         return jnp.zeros((), jnp.float32)
     w, g = widen(w), jnp.conj(widen(jnp.asarray(g)))
-    if penalty is None:
-        return jnp.abs(g)
     smooth, norm = penalty.split()
     if smooth is not None:
         g = g + smooth.leaf_gradient(w)

@@ -123,6 +123,7 @@ def test_nothing_is_stored_for_leaves_left_out():
     assert jax.tree.leaves(proximal(optax.sgd(0.1), L2(0.1)).init(PARAMS).z) == []
 
 
+@pytest.mark.filterwarnings("ignore:Possible set:FutureWarning")  # By `re.compile`.
 @hypothesis.given(st.from_regex(r"[a-zA-Z0-9_\[\]'.|]{1,6}"))
 def test_by_path_is_a_search_in_the_key_path(regex):
     try:

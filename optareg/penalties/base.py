@@ -2,12 +2,13 @@
 
 A penalty class states its formulas for one leaf. `Penalty` lifts them to trees, once:
 strengths are broadcast, odd leaves pass through, and half precision is computed in
-float32. To add a penalty, write one such class; every way to apply it then works.
+float32. To add a penalty, write one such class; every way to apply it then works. What
+a penalty sees as one leaf is a `Block` of the tree: mostly a leaf, or several, tied.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,16 @@ import numpy as np
 from optareg._checks import check_number, is_number
 from optareg._tree import Tree, is_hole, path_name, real, widen, widest
 
-__all__ = ["Norm", "Penalty", "check_strengths", "register_penalty", "static"]
+__all__ = [
+    "Block",
+    "Norm",
+    "Penalty",
+    "check_strengths",
+    "cover",
+    "in_blocks",
+    "register_penalty",
+    "static",
+]
 
 Array = jax.Array
 PyTree = Any
@@ -49,6 +59,11 @@ class Penalty:
         """R as a smooth part, handled by its gradient, plus a nonsmooth one."""
         raise NotImplementedError
 
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
+        """This penalty for one leaf; raises, naming it, if it does not fit."""
+        del path
+        return self
+
     # Whether R is a sum over entries: then a solver may work on some of them alone.
     entrywise: ClassVar[bool] = False
 
@@ -68,10 +83,10 @@ class Penalty:
           TypeError: a penalised leaf is not floating or complex.
           ValueError: the structure or shape of a strength, mask or label does not fit.
         """
+        tree = Tree(params)
         values = [
-            penalty.leaf_value(widen(leaf))
-            for penalty, leaf in self._pairs(Tree(params))
-            if penalty is not None
+            block.penalty.leaf_value(widen(block.join(tree.leaves)))
+            for block in self.resolve(tree)
         ]
         dtype = widest(jnp.float32, *(v.dtype for v in values))
         return sum((v.astype(dtype) for v in values), start=jnp.zeros((), dtype))
@@ -89,13 +104,13 @@ class Penalty:
           TypeError, ValueError: as for `value`.
         """
 
-        def of_leaf(penalty: Penalty | None, leaf: Any) -> Any:
-            if penalty is None:
-                return leaf if is_hole(leaf) else jnp.zeros_like(leaf)
-            return penalty.leaf_gradient(widen(leaf)).astype(leaf.dtype)
+        def of_leaf(penalty: Penalty, w: Array) -> Array:
+            return penalty.leaf_gradient(widen(w)).astype(w.dtype)
 
         tree = Tree(params)
-        return tree.build(of_leaf(*pair) for pair in self._pairs(tree))
+        zeros = [w if is_hole(w) else jnp.zeros_like(w) for w in tree.leaves]
+        blocks = self.resolve(tree)
+        return tree.build(in_blocks(blocks, of_leaf, zeros, tree.leaves))
 
     def prox(self, params: PyTree, step: Any) -> PyTree:
         """The proximal point: argmin_x ½‖x − params‖² + step · R(x).
@@ -114,19 +129,18 @@ class Penalty:
         """
         check_number(step, "`step`", scalar=True)
 
-        def of_leaf(penalty: Penalty | None, leaf: Any) -> Any:
-            if penalty is None:
-                return leaf
-            w = widen(leaf)
-            return penalty.leaf_prox(w, real(step, w)).astype(leaf.dtype)
+        def of_leaf(penalty: Penalty, w: Array) -> Array:
+            wide = widen(w)
+            return penalty.leaf_prox(wide, real(step, wide)).astype(w.dtype)
 
         tree = Tree(params)
-        return tree.build(of_leaf(*pair) for pair in self._pairs(tree))
+        blocks = self.resolve(tree)
+        return tree.build(in_blocks(blocks, of_leaf, tree.leaves, tree.leaves))
 
     # How a tree becomes leaves.
 
-    def resolve(self, tree: Tree) -> "list[Penalty | None]":
-        """This penalty for each leaf of `tree`; `None` where there is none."""
+    def resolve(self, tree: Tree) -> "list[Block]":
+        """This penalty for each block of `tree` that it penalises."""
         name = type(self).__name__
         columns = {
             field: tree.broadcast(getattr(self, field), f"`{field}` of {name}")
@@ -145,11 +159,12 @@ class Penalty:
                 field: leaf_strength(column[i], leaf, f"`{field}` of {name}", path)
                 for field, column in columns.items()
             }
-            return self.replace(**strengths)
+            return self.replace(**strengths).at_leaf(leaf, path)
 
         return [
-            None if is_hole(leaf) else of_leaf(i, path, leaf)
+            Block(of_leaf(i, path, leaf), (i,))
             for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
+            if not is_hole(leaf)
         ]
 
     def replace(self, **strengths: Any) -> Self:
@@ -171,8 +186,70 @@ class Penalty:
         fields = strength_fields(type(self))
         return self.replace(**{f: of(getattr(self, f)) for f in fields})
 
-    def _pairs(self, tree: Tree) -> "Iterator[tuple[Penalty | None, Any]]":
-        return zip(self.resolve(tree), tree.leaves, strict=True)
+
+class Block(NamedTuple):
+    """A penalty with strengths for one array, and the leaves which that array is.
+
+    Attributes:
+      penalty: its `leaf_…` methods take the array.
+      at: the numbers of the leaves, in the order of `Tree.leaves`.
+      axis: for tied leaves, the axis along which their units are counted: the array
+        has the shape (units, n), a row for each. None for a leaf as it is.
+    """
+
+    penalty: Penalty
+    at: tuple[int, ...]
+    axis: int | None = None
+
+    def join(self, leaves: Sequence[Any]) -> Any:
+        """The array made of `leaves`; a hole if they all are."""
+        mine = [leaves[i] for i in self.at]
+        if self.axis is None or all(map(is_hole, mine)):
+            return mine[0]
+        if any(map(is_hole, mine)):
+            raise ValueError(
+                "of the leaves of one tied group, some have an update and some have "
+                "none. Mask all of them, or none."
+            )
+        dtype = widest(*(jnp.asarray(x).dtype for x in mine))
+        rows = [jnp.moveaxis(jnp.asarray(x, dtype), self.axis, 0) for x in mine]
+        return jnp.concatenate([x.reshape(len(x), -1) for x in rows], axis=1)
+
+    def put(self, array: Any, into: list[Any], like: Sequence[Any]) -> None:
+        """Puts `array` in the places of its leaves, which are shaped as in `like`."""
+        if self.axis is None or is_hole(array):
+            for i in self.at:
+                into[i] = array
+            return
+        start = 0
+        for i in self.at:
+            shape = jnp.moveaxis(like[i], self.axis, 0).shape
+            size = like[i].size // max(shape[0], 1)
+            piece = array[:, start : start + size].reshape(shape)
+            into[i] = jnp.moveaxis(piece, 0, self.axis)
+            start += size
+
+
+def in_blocks(
+    blocks: Sequence[Block],
+    f: Callable[..., Any],
+    rest: Sequence[Any],
+    *columns: Sequence[Any],
+) -> list[Any]:
+    """The leaves `rest`, but in the blocks f(penalty, …) of those in `columns`."""
+    result = list(rest)
+    for block in blocks:
+        value = f(block.penalty, *map(block.join, columns))
+        block.put(value, result, columns[0])
+    return result
+
+
+def cover(blocks: Sequence[Block], tree: Tree) -> list[Block]:
+    """The blocks, and one of `Nothing` for each leaf that is in none."""
+    taken = {i for block in blocks for i in block.at}
+    rest = [i for i, x in enumerate(tree.leaves) if i not in taken and not is_hole(x)]
+    everything = [*blocks, *(Block(Nothing(), (i,)) for i in rest)]
+    return sorted(everything, key=lambda block: block.at)
 
 
 class Norm(Penalty):
@@ -262,6 +339,25 @@ def register_penalty(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+@register_penalty
+class Nothing(Penalty):
+    """No penalty: R = 0."""
+
+    entrywise: ClassVar[bool] = True
+
+    def leaf_value(self, w: Array) -> Array:
+        return jnp.zeros((), w.real.dtype)
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return jnp.zeros_like(w)
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        return w
+
+    def split(self) -> tuple[Penalty | None, Norm | None]:
+        return None, None
 
 
 def check_strengths(penalty: Penalty) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from optareg._checks import is_number
 from optareg._tree import Tree, is_hole, path_name
-from optareg.penalties.base import Penalty, register_penalty, static
+from optareg.penalties.base import Block, Penalty, register_penalty, static
 
 __all__ = ["by_path", "check_is_penalty", "masked", "partition"]
 
@@ -158,7 +158,7 @@ class Masked(Penalty):
     penalty: Penalty
     mask: Chooser = static()
 
-    def resolve(self, tree: Tree) -> list[Penalty | None]:
+    def resolve(self, tree: Tree) -> list[Block]:
         mask = choose(self.mask, tree, "mask")
         return self.penalty.resolve(
             tree.keep(not is_hole(entry) and bool(entry) for entry in mask)
@@ -172,20 +172,17 @@ class Partition(Penalty):
     penalties: dict[Hashable, Penalty | None]
     labels: Chooser = static()
 
-    def resolve(self, tree: Tree) -> list[Penalty | None]:
+    def resolve(self, tree: Tree) -> list[Block]:
         labels = choose(self.labels, tree, "labels")
         for path, leaf, label in zip(tree.paths, tree.leaves, labels, strict=True):
             if not is_hole(leaf):
                 check_label(label, self.penalties, path)
-        result: list[Penalty | None] = [None] * len(labels)
-        for name, penalty in self.penalties.items():
-            if penalty is not None:
-                parts = penalty.resolve(tree.keep(label == name for label in labels))
-                result = [
-                    new if new is not None else old
-                    for new, old in zip(parts, result, strict=True)
-                ]
-        return result
+        return [
+            block
+            for name, penalty in self.penalties.items()
+            if penalty is not None
+            for block in penalty.resolve(tree.keep(label == name for label in labels))
+        ]
 
 
 def choose(chooser: Chooser, tree: Tree, what: str) -> list[Any]:

@@ -6,7 +6,7 @@ made of matrix products (see `Heads`), all rows are worked on.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,16 +57,16 @@ class Composite(NamedTuple):
 
     Attributes:
       loss: a scalar function of the leaves.
-      penalties: a resolved penalty for each leaf, or None.
+      penalties: a resolved penalty for each leaf.
     """
 
     loss: Heads
-    penalties: tuple[Penalty | None, ...]
+    penalties: tuple[Penalty, ...]
 
     @property
     def norms(self) -> tuple[Norm | None, ...]:
         """The nonsmooth part of each penalty."""
-        return tuple(None if p is None else p.split()[1] for p in self.penalties)
+        return tuple(p.split()[1] for p in self.penalties)
 
     def smooth(self, w: Leaves) -> Array:
         """The loss plus the smooth part of each penalty."""
@@ -74,8 +74,8 @@ class Composite(NamedTuple):
 
     def _smooth_penalty(self, w: Leaves) -> Array:
         pairs = zip(self.penalties, w, strict=True)
-        parts = [(p.split()[0], x) for p, x in pairs if p is not None]
-        values = [p.leaf_value(x) for p, x in parts if p is not None]
+        parts = [(p.split()[0], x) for p, x in pairs]
+        values = [smooth.leaf_value(x) for smooth, x in parts if smooth is not None]
         return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
 
     def objective(self, w: Leaves) -> Objective:
@@ -90,9 +90,7 @@ class Composite(NamedTuple):
     def take(self, chosen: Rows, w: Leaves) -> "Composite":
         """On some rows of w, the others being zero."""
         parts = zip(chosen, self.penalties, w, strict=True)
-        penalties = (
-            p if c is None or p is None else p.take(*c, x) for c, p, x in parts
-        )
+        penalties = (p if c is None else p.take(*c, x) for c, p, x in parts)
         return Composite(self._take_heads(chosen), tuple(penalties))
 
     def _take_heads(self, chosen: Rows) -> Heads:
@@ -315,11 +313,9 @@ def choose(problem: Composite, state: State, size: int) -> Rows:
     return chosen
 
 
-def zero_rows_stay(penalty: Penalty | None) -> bool:
+def zero_rows_stay(penalty: Penalty) -> bool:
     """Whether rows at zero may be left alone: where not, all rows matter."""
-    if penalty is None or not penalty.entrywise:
-        return False
-    return penalty.split()[1] is not None
+    return penalty.entrywise and penalty.split()[1] is not None
 
 
 def most_rows(problem: Composite, w: Leaves) -> Array:
@@ -332,20 +328,20 @@ def most_rows(problem: Composite, w: Leaves) -> Array:
     return jnp.max(jnp.stack(counts))
 
 
-def extra(penalty: Penalty | None, w: Array) -> Array | float:
+def extra(penalty: Penalty, w: Array) -> Array | float:
     """The curvature of the smooth part of a penalty."""
-    smooth = None if penalty is None else penalty.split()[0]
+    smooth, _ = penalty.split()
     if smooth is None:
         return 0.0
     _, bent = jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))
     return jnp.asarray(bent.real)
 
 
-def inverse(curvature: Array, penalty: Penalty | None) -> Array:
+def inverse(curvature: Array, penalty: Penalty) -> Array:
     """One over the curvature, kept off zero; one number where R is not entrywise."""
     curvature = jnp.abs(curvature)
     most = jnp.max(curvature, initial=0)
-    if penalty is not None and not penalty.entrywise:
+    if not penalty.entrywise:
         curvature = most
     floor = jnp.where(most > 0, 1e-12 * most, 1)
     return 1 / jnp.maximum(curvature, floor)

@@ -1,6 +1,6 @@
 """`minimize`: the parameters with the least loss + penalty, and how near they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr
 from optareg._checks import check_number
 from optareg._tree import Tree, epsilon, is_hole, path_name
 from optareg.inspect import stationarity
-from optareg.penalties.base import Penalty
+from optareg.penalties.base import Block, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._newton import (
@@ -119,25 +119,26 @@ def minimize(
     """
     check_is_penalty(penalty, "minimize")
     tree = check_arguments(loss, params, tol, max_steps)
-    traced = trace(loss, tree)
-    leaves = present(tree)
+    blocks = cover(penalty.resolve(tree), tree)
+    traced = trace(loss, tree, blocks)
+    leaves = arrays(tree, blocks)
     if optimizer is not None:
         inner = check_optimizer(optimizer, "minimize")
         if tol is None:
             tol = default_tolerance(traced, leaves)
-        start = rebuild(tree, leaves)
+        start = rebuild(tree, blocks, leaves)
         return by_optimizer(inner, loss, start, penalty, tol, max_steps, callback)
     check_precision(tree)
     if tol is None:
         tol = default_tolerance(traced, leaves)
-    penalties = resolve(penalty, tree)
+    penalties = tuple(block.penalty for block in blocks)
     outcome = differentiable(traced, penalties, leaves, 1.0, tol, max_steps, callback)
-    return solution(tree, outcome, tol)
+    return solution(tree, blocks, outcome, tol)
 
 
 def differentiable(
     traced: ClosedJaxpr,
-    penalties: tuple[Penalty | None, ...],
+    penalties: tuple[Penalty, ...],
     leaves: Leaves,
     damping: Array | float,
     tol: Any,
@@ -260,39 +261,41 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
 
 
-# Between trees and leaves.
+# Between trees and the arrays of blocks, which the solver calls leaves.
 
 
-def present(tree: Tree) -> Leaves:
-    """The leaves that are no holes."""
-    return tuple(leaf for leaf in tree.leaves if not is_hole(leaf))
+def arrays(tree: Tree, blocks: Sequence[Block]) -> Leaves:
+    """The arrays of the blocks of `tree`."""
+    return tuple(block.join(tree.leaves) for block in blocks)
 
 
-def rebuild(tree: Tree, leaves: Leaves) -> PyTree:
-    """The tree of such leaves, with its holes."""
-    rest = iter(leaves)
-    return tree.build(x if is_hole(x) else next(rest) for x in tree.leaves)
+def rebuild(tree: Tree, blocks: Sequence[Block], leaves: Sequence[Array]) -> PyTree:
+    """The tree with other arrays in its blocks, which cover it."""
+    result = list(tree.leaves)
+    for block, leaf in zip(blocks, leaves, strict=True):
+        block.put(leaf, result, tree.leaves)
+    return tree.build(result)
 
 
-def solution(tree: Tree, outcome: Outcome, tol: Any) -> Solution:
+def solution(
+    tree: Tree, blocks: Sequence[Block], outcome: Outcome, tol: Any
+) -> Solution:
     """What `outcome` is for the user."""
     return Solution(
-        params=rebuild(tree, outcome.w),
+        params=rebuild(tree, blocks, outcome.w),
         stationarity=outcome.stationarity,
         steps=outcome.steps,
         converged=outcome.stationarity <= tol,
     )
 
 
-def resolve(penalty: Penalty, tree: Tree) -> tuple[Penalty | None, ...]:
-    """The penalty of each leaf that is no hole."""
-    pairs = zip(penalty.resolve(tree), tree.leaves, strict=True)
-    return tuple(p for p, x in pairs if not is_hole(x))
+def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
+    """The loss as a program of the blocks; raises if its result is no scalar."""
 
+    def of_leaves(*leaves: Array) -> Array:
+        return loss(rebuild(tree, blocks, leaves))
 
-def trace(loss: Loss, tree: Tree) -> ClosedJaxpr:
-    """The loss as a program of the leaves; raises if its result is no scalar."""
-    traced = jax.make_jaxpr(lambda *leaves: loss(rebuild(tree, leaves)))(*present(tree))
+    traced = jax.make_jaxpr(of_leaves)(*arrays(tree, blocks))
     results = traced.out_avals
     if len(results) != 1 or results[0].shape != ():
         raise TypeError(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import check_number, is_traced
-from optareg._tree import Tree, is_hole, path_name, widest
-from optareg.penalties.base import Norm, Penalty
+from optareg._tree import path_name, widest
+from optareg.penalties.base import Block, Norm, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty, masked
 from optareg.penalties.elementwise import L1
 from optareg.solve._newton import Leaves
@@ -18,13 +18,13 @@ from optareg.solve.minimize import (
     Callback,
     Loss,
     Solution,
+    arrays,
     check_arguments,
     check_precision,
     default_tolerance,
     differentiable,
     minimize,
-    present,
-    resolve,
+    rebuild,
     solution,
     trace,
 )
@@ -106,22 +106,28 @@ def path(
     order = jnp.argsort(-total)
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
-    traced = trace(loss, tree)
-    start = present(tree)
+
+    def blocks_at(strengths: list[Array]) -> list[Block]:
+        return cover(jax.tree.unflatten(treedef, strengths).resolve(tree), tree)
+
+    blocks = blocks_at([s[0] for s in strengths])
+    traced = trace(loss, tree, blocks)
+    start = arrays(tree, blocks)
     if tol is None:
         tol = default_tolerance(traced, start)
 
     def next_one(
         before: tuple[Leaves, Array], strengths: list[Array]
     ) -> tuple[tuple[Leaves, Array], Outcome]:
-        penalty = resolve(jax.tree.unflatten(treedef, strengths), tree)
-        found = differentiable(traced, penalty, *before, tol, max_steps, callback)
+        penalties = tuple(block.penalty for block in blocks_at(strengths))
+        found = differentiable(traced, penalties, *before, tol, max_steps, callback)
         return (found.w, jnp.maximum(found.damping, LEAST_DAMPING)), found
 
     first = (start, jnp.ones((), traced.out_avals[0].dtype))
     _, outcomes = jax.lax.scan(next_one, first, [s[order] for s in strengths])
     outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
-    return solution(tree, outcomes, tol)
+    # The shapes are those of one solution, with the strengths in front.
+    return jax.vmap(lambda outcome: solution(tree, blocks, outcome, tol))(outcomes)
 
 
 def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
@@ -156,40 +162,43 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     """
     check_is_penalty(penalty, "max_strength")
     tree = check_arguments(loss, params, None, 1)
-    resolved = penalty.resolve(tree)
+    blocks = cover(penalty.resolve(tree), tree)
     norms = []
-    for at, one in zip(tree.paths, resolved, strict=True):
-        norm = None if one is None else one.split()[1]
-        if one is not None and norm is None:
+    for block in blocks:
+        smooth, norm = block.penalty.split()
+        if norm is None and smooth is not None:
             raise ValueError(
-                f"the leaf at {path_name(at)} has {type(one).__name__}, which gives no "
-                "zeros at any strength. Leave it out with `masked`."
+                f"the leaf at {path_name(tree.paths[block.at[0]])} has "
+                f"{type(block.penalty).__name__}, which gives no zeros at any strength."
+                " Leave it out with `masked`."
             )
         norms.append(norm)
     if not any(norms):
         raise ValueError("`max_strength` needs a penalised leaf, got none.")
 
-    def at_zero(leaves: Sequence[Any]) -> PyTree:
-        """The parameters with all that is penalised at zero, the rest as given."""
-        rows = zip(norms, tree.leaves, leaves, strict=True)
-        return tree.build(
-            x if n is None else jnp.where(n.strength > 0, 0, like if is_hole(x) else x)
-            for n, like, x in rows
-        )
+    def loss_of(leaves: Sequence[Array]) -> Array:
+        return loss(rebuild(tree, blocks, leaves))
 
-    # Leaves that are penalised all over have nothing to solve for.
-    rest = tree.keep(not all_penalised(norm) for norm in norms)
-    if any(not is_hole(x) for x in rest.leaves):
-        found = minimize(
-            lambda params: loss(at_zero(Tree(params).leaves)),
-            rest.whole,
-            masked(L1(0.0), False),
-        )
-        rest = Tree(found.params)
-    start = at_zero(rest.leaves)
-    grads = Tree(jax.grad(loss)(start)).leaves
+    def at_zero(leaves: Sequence[Array]) -> list[Array]:
+        """The arrays with all that is penalised at zero."""
+        pairs = zip(norms, leaves, strict=True)
+        return [x if n is None else jnp.where(n.strength > 0, 0, x) for n, x in pairs]
+
+    leaves = list(arrays(tree, blocks))
+    # Arrays that are penalised all over have nothing to solve for.
+    rest = [i for i, norm in enumerate(norms) if not all_penalised(norm)]
+
+    def with_rest(some: Sequence[Array]) -> list[Array]:
+        new = dict(zip(rest, some, strict=True))
+        return at_zero([new.get(i, x) for i, x in enumerate(leaves)])
+
+    some = [leaves[i] for i in rest]
+    if rest:
+        free = masked(L1(0.0), False)
+        some = minimize(lambda some: loss_of(with_rest(some)), some, free).params
+    grads = jax.grad(loss_of)(with_rest(some))
     sizes = [
-        norm.leaf_dual_norm(g)
+        norm.leaf_dual_norm(jnp.conj(g))
         for norm, g in zip(norms, grads, strict=True)
         if norm is not None
     ]

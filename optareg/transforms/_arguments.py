@@ -9,7 +9,7 @@ import optax
 
 from optareg._checks import check_number
 from optareg._tree import Tree
-from optareg.penalties.base import Penalty
+from optareg.penalties.base import Block, Penalty
 from optareg.penalties.combinators import check_is_penalty
 
 __all__ = [
@@ -63,8 +63,8 @@ def next_state(state: optax.OptState) -> tuple[Any, optax.OptState]:
 
 def resolve_at(
     penalty: PenaltyOrSchedule, count: Any, tree: Tree, where: str
-) -> list[Penalty | None]:
-    """The penalty of each leaf at step `count`; `None` where there is none."""
+) -> list[Block]:
+    """What is penalised at step `count`."""
     if not isinstance(penalty, Penalty):
         penalty = penalty(count)
         check_is_penalty(penalty, f"{where}` with a penalty schedule `step -> penalty")

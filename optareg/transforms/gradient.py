@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from optareg._tree import Tree, is_hole, widen, widest
+from optareg.penalties.base import Penalty, in_blocks
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     check_penalty,
@@ -67,17 +68,17 @@ def add_penalty_gradient(
         need_params(params, "add_penalty_gradient")
         count, state = next_state(state)
         tree = Tree(params)
-        penalties = resolve_at(penalty, count, tree, "add_penalty_gradient")
+        blocks = resolve_at(penalty, count, tree, "add_penalty_gradient")
 
-        def of_leaf(p: Any, g: Any, w: Any) -> Any:
-            if p is None or is_hole(g):
+        def of_leaf(p: Penalty, g: Any, w: Any) -> Any:
+            if is_hole(g):
                 return g
             g = jnp.asarray(g)
             total = widen(g) + p.leaf_gradient(widen(w))
             return total.astype(widest(w.dtype, g.dtype))
 
         gradients = tree.match(updates, "`updates`")
-        leaves = zip(penalties, gradients, tree.leaves, strict=True)
-        return tree.build(of_leaf(*leaf) for leaf in leaves), state
+        new = in_blocks(blocks, of_leaf, gradients, gradients, tree.leaves)
+        return tree.build(new), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -10,7 +10,7 @@ import optax
 
 from optareg._checks import is_traced
 from optareg._tree import Tree, is_hole, real, widen, widest
-from optareg.penalties.base import Norm, Penalty
+from optareg.penalties.base import Block, Norm, Penalty, in_blocks
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
@@ -118,11 +118,11 @@ def proximal(
     def init_fn(params: Any) -> ProximalState:
         count = first_count()
         tree = Tree(params)
-        penalties = resolve_at(penalty, count, tree, "proximal")
-        leaves = zip(penalties, tree.leaves, strict=True)
+        blocks = tracked(resolve_at(penalty, count, tree, "proximal"))
+        nothing = [w if w is None else optax.MaskedNode() for w in tree.leaves]
         return ProximalState(
             count=count,
-            z=tree.build(first_z(*leaf) for leaf in leaves),
+            z=tree.build(in_blocks(blocks, first_z, nothing, tree.leaves)),
             inner_state=inner.init(params),
         )
 
@@ -134,21 +134,25 @@ def proximal(
         if callable(threshold) or is_traced(t):  # It may be 0, which must not divide.
             t = jnp.maximum(t, 1e-18)
         tree = Tree(params)
-        penalties = resolve_at(penalty, state.count, tree, "proximal")
+        blocks = resolve_at(penalty, state.count, tree, "proximal")
         g = tree.match(updates, "`updates`")
         z = tree.match(state.z, "the state of `proximal`")
 
-        s = list(map(tracked_subgradient, penalties, z))
-        h = map(whole_gradient, penalties, g, tree.leaves, s)
+        s = in_blocks(tracked(blocks), tracked_subgradient, z, z)
+        h = in_blocks(blocks, whole_gradient, g, g, tree.leaves, s)
         steps, inner_state = inner.update(
             tree.build(h), state.inner_state, params, **extra_args
         )
         u = tree.match(steps, "the updates of the wrapped optimizer")
-        leaves = zip(penalties, u, tree.leaves, s, z, strict=True)
-        moves = [proximal_move(*leaf, t) for leaf in leaves]
-        return tree.build(move for move, _ in moves), ProximalState(
+        moves, new_z = list(u), list(z)
+        for block in tracked(blocks):
+            here = (block.join(column) for column in (u, tree.leaves, s, z))
+            move, moved_z = proximal_move(t, block.penalty, *here)
+            block.put(move, moves, tree.leaves)
+            block.put(moved_z, new_z, tree.leaves)
+        return tree.build(moves), ProximalState(
             count=optax.safe_increment(state.count),
-            z=tree.build(z for _, z in moves),
+            z=tree.build(new_z),
             inner_state=inner_state,
         )
 
@@ -159,18 +163,20 @@ def proximal(
 # functions, so that leaves of one shape are traced once.
 
 
-def first_z(penalty: Penalty | None, w: Any) -> Any:
+def tracked(blocks: list[Block]) -> list[Block]:
+    """The blocks with a nonsmooth part."""
+    return [block for block in blocks if block.penalty.split()[1] is not None]
+
+
+def first_z(penalty: Penalty, w: Any) -> Any:
     """A z whose dual part is the subgradient at the initial parameters."""
     norm = nonsmooth(penalty)
-    if norm is None:
-        return w if w is None else optax.MaskedNode()
     return norm.leaf_subgradient(widen(w), jnp.zeros_like(widen(w)))
 
 
-def tracked_subgradient(penalty: Penalty | None, z: Any) -> Any:
+def tracked_subgradient(penalty: Penalty, z: Any) -> Any:
     """The subgradient s that z holds, its dual part."""
-    norm = nonsmooth(penalty)
-    return z if norm is None else dual_part(norm, z)
+    return dual_part(nonsmooth(penalty), z)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -179,9 +185,9 @@ def dual_part(norm: Norm, z: Array) -> Array:
     return norm.leaf_dual(z, 1)
 
 
-def whole_gradient(penalty: Penalty | None, g: Any, w: Any, s: Any) -> Any:
-    """The gradient of the whole objective; that of the loss where nothing is added."""
-    return g if penalty is None or is_hole(g) else penalised_gradient(penalty, g, w, s)
+def whole_gradient(penalty: Penalty, g: Any, w: Any, s: Any) -> Any:
+    """The gradient of the whole objective, unless there is none of the loss."""
+    return g if is_hole(g) else penalised_gradient(penalty, g, w, s)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -197,12 +203,12 @@ def penalised_gradient(penalty: Penalty, g: Array, w: Array, s: Any) -> Array:
 
 
 def proximal_move(
-    penalty: Penalty | None, u: Any, w: Any, s: Any, z: Any, t: Any
+    t: Any, penalty: Penalty, u: Any, w: Any, s: Any, z: Any
 ) -> tuple[Any, Any]:
-    """The update and the next z; the optimizer's where there is no nonsmooth part."""
-    norm = nonsmooth(penalty)
-    if norm is None or is_hole(u):
+    """The update and the next z."""
+    if is_hole(u):
         return u, z
+    norm = nonsmooth(penalty)
     known = isinstance(norm.strength, np.ndarray)
     acts = bool(norm.strength > 0) if known else None
     move, z = norm_move(norm, u, w, s, z, t, acts)
@@ -242,6 +248,8 @@ def norm_move(
     return move.astype(widest(w.dtype, u.dtype)), z
 
 
-def nonsmooth(penalty: Penalty | None) -> Norm | None:
-    """The nonsmooth part of `penalty`, if it has one."""
-    return None if penalty is None else penalty.split()[1]
+def nonsmooth(penalty: Penalty) -> Norm:
+    """The nonsmooth part of a `penalty` that has one."""
+    norm = penalty.split()[1]
+    assert norm is not None
+    return norm

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from optareg._tree import Tree, is_hole, real, widen, widest
+from optareg.penalties.base import Penalty, in_blocks
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
@@ -81,10 +82,10 @@ def proximal_step(
         count, state = next_state(state)
         eta = scalar_at(learning_rate, count, "`learning_rate`")
         tree = Tree(params)
-        penalties = resolve_at(penalty, count, tree, "proximal_step")
+        blocks = resolve_at(penalty, count, tree, "proximal_step")
 
-        def of_leaf(p: Any, u: Any, w: Any) -> Any:
-            if p is None or is_hole(u):
+        def of_leaf(p: Penalty, u: Any, w: Any) -> Any:
+            if is_hole(u):
                 return u
             u = jnp.asarray(u)
             wide = widen(w)
@@ -92,7 +93,7 @@ def proximal_step(
             return moved.astype(widest(w.dtype, u.dtype))
 
         steps = tree.match(updates, "`updates`")
-        leaves = zip(penalties, steps, tree.leaves, strict=True)
-        return tree.build(of_leaf(*leaf) for leaf in leaves), state
+        new = in_blocks(blocks, of_leaf, steps, steps, tree.leaves)
+        return tree.build(new), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
