@@ -20,11 +20,16 @@ from optareg.inspect import (
 from optareg.penalties import (
     L1,
     L2,
+    MCP,
+    SCAD,
     ElasticNet,
+    GroupLasso,
     Penalty,
+    SparseGroupLasso,
     by_path,
     masked,
     partition,
+    tied,
 )
 from optareg.solve import Solution, max_strength, minimize, path, strength_grid
 from optareg.transforms import (
@@ -41,8 +46,13 @@ __all__ = [
     "L1",
     "L2",
     "ElasticNet",
+    "GroupLasso",
+    "SparseGroupLasso",
+    "MCP",
+    "SCAD",
     "masked",
     "partition",
+    "tied",
     "by_path",
     "add_penalty_gradient",
     "proximal_step",

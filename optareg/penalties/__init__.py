@@ -1,18 +1,25 @@
 """What is penalised: one small class a penalty, and the combinators."""
 
 from optareg.penalties.base import Norm, Penalty, register_penalty, static
-from optareg.penalties.combinators import by_path, masked, partition
+from optareg.penalties.combinators import by_path, masked, partition, tied
 from optareg.penalties.elementwise import L1, L2, ElasticNet
+from optareg.penalties.groups import GroupLasso, SparseGroupLasso
+from optareg.penalties.nonconvex import MCP, SCAD
 
 __all__ = [
     "L1",
     "L2",
     "ElasticNet",
+    "GroupLasso",
+    "SparseGroupLasso",
+    "MCP",
+    "SCAD",
     "Norm",
     "Penalty",
     "by_path",
     "masked",
     "partition",
+    "tied",
     "register_penalty",
     "static",
 ]

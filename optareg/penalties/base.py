@@ -26,6 +26,7 @@ __all__ = [
     "in_blocks",
     "register_penalty",
     "static",
+    "strength_fields",
 ]
 
 Array = jax.Array
@@ -66,6 +67,10 @@ class Penalty:
 
     # Whether R is a sum over entries: then a solver may work on some of them alone.
     entrywise: ClassVar[bool] = False
+
+    def leaf_even(self, x: Array) -> Array:
+        """The largest entry of x ≥ 0 among those that R does not take one by one."""
+        return x if self.entrywise else jnp.full_like(x, jnp.max(x, initial=0))
 
     # What users call: whole trees.
 

@@ -1,11 +1,12 @@
-"""Penalties made of penalties: `masked`, `partition`, and `by_path` to choose leaves.
+"""Penalties made of penalties: `masked`, `partition`, `tied`; `by_path` for masks.
 
-Each hides the leaves that a penalty must not see, as holes, and is a penalty itself.
+Each shows a penalty another tree, with holes for the leaves that it must not see or
+with leaves joined, and is a penalty itself.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,15 @@ from optareg._checks import is_number
 from optareg._tree import Tree, is_hole, path_name
 from optareg.penalties.base import Block, Penalty, register_penalty, static
 
-__all__ = ["by_path", "check_is_penalty", "masked", "partition"]
+__all__ = [
+    "Choice",
+    "by_path",
+    "check_is_penalty",
+    "choose",
+    "masked",
+    "partition",
+    "tied",
+]
 
 PyTree = Any
 Chooser = Callable[[PyTree], PyTree]
@@ -87,6 +96,58 @@ def partition(
     return Partition(dict(penalties), choice)
 
 
+def tied(
+    penalty: Penalty, labels: PyTree | Chooser | str, *, axis: int = -1
+) -> Penalty:
+    """`penalty` on leaves joined to one: what belongs to a unit becomes one row.
+
+    The leaves of one label must have as many units, counted along `axis`. They are
+    joined to an array of shape (units, n), a row for each unit, which `penalty` sees as
+    one leaf: `GroupLasso(λ, axis=1)` then removes a unit's incoming weights, its bias
+    and the scale of its norm together, or not at all.
+
+    Args:
+      penalty: any penalty. Its strengths, masks and labels see a dictionary from label
+        to joined array.
+      labels: a regular expression, searched in each leaf's key path as by `by_path`:
+        leaves are tied if what its group (…) matches is the same, or the whole match
+        if it has none, and left out if there is no match. Or a tree of labels, a prefix
+        of the parameters, or a function from the parameters to one; None leaves out.
+      axis: the axis along which units are counted, in every leaf: in Flax the last one
+        for the kernel, bias and scale of a layer; −2 for the heads of the query, key
+        and value of attention.
+
+    Returns:
+      A penalty. The order within a row is that of the leaves of the parameters.
+
+    Raises:
+      TypeError: `penalty` is no penalty, or a label is not hashable.
+      ValueError: the expression is not valid; on use, leaves of one label differ in the
+        number of units or in dtype, or labels are no prefix of the parameters.
+
+    All units of a Flax network with layers Dense_0, LayerNorm_0, Dense_1, … are
+    `tied(GroupLasso(1e-3, axis=1), r"(?:Dense|LayerNorm)_([01])")`.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import GroupLasso, tied
+    >>> kernel = jnp.array([[2.0, 0.25], [4.0, -0.25]])
+    >>> params = {"Dense_0": {"kernel": kernel, "bias": jnp.array([4.0, 0.5])}}
+    >>> penalty = tied(GroupLasso(1.0, axis=1, size_scaled=False), "Dense_0")
+    >>> small = penalty.prox(params, 3.0)["Dense_0"]
+    >>> print(small["kernel"], small["bias"])
+    [[1. 0.]
+     [2. 0.]] [2. 0.]
+    """
+    check_is_penalty(penalty, "tied")
+    if not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"`axis` of `tied` must be an integer, got {axis!r}.")
+    if isinstance(labels, str):
+        chooser: Chooser = ByMatch(check_regex(labels))
+    else:
+        chooser = labels if callable(labels) else Choice.of(labels, "labels")
+    return Tied(penalty, chooser, int(axis))
+
+
 def by_path(regex: str) -> "ByPath":
     """A mask function: True for the leaves whose key path `regex` is found in.
 
@@ -107,13 +168,18 @@ def by_path(regex: str) -> "ByPath":
     >>> by_path("kernel")({"Dense_0": {"kernel": 1.0, "bias": 0.0}})
     {'Dense_0': {'bias': False, 'kernel': True}}
     """
+    return ByPath(check_regex(regex))
+
+
+def check_regex(regex: Any) -> str:
+    """Raises unless `regex` is a regular expression."""
     if not isinstance(regex, str):
         raise TypeError(f"`regex` must be a string, got {regex!r}.")
     try:
         re.compile(regex)
     except re.error as error:
         raise ValueError(f"`regex` is not valid: {regex!r}, {error}.") from None
-    return ByPath(regex)
+    return regex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +193,22 @@ class ByPath:
             lambda path, _: bool(re.search(self.regex, jax.tree_util.keystr(path))),
             params,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ByMatch:
+    """The labels of a regular expression in `tied`."""
+
+    regex: str
+
+    def __call__(self, params: PyTree) -> PyTree:
+        def label(path: Any, _: Any) -> Any:
+            found = re.search(self.regex, jax.tree_util.keystr(path))
+            if found is None:
+                return None
+            return "/".join(g or "" for g in found.groups()) or found.group()
+
+        return jax.tree_util.tree_map_with_path(label, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +267,35 @@ class Partition(Penalty):
         ]
 
 
-def choose(chooser: Chooser, tree: Tree, what: str) -> list[Any]:
+@register_penalty
+class Tied(Penalty):
+    """What `tied` returns."""
+
+    penalty: Penalty
+    labels: Chooser = static()
+    axis: int = static()
+
+    def resolve(self, tree: Tree) -> list[Block]:
+        labels = choose(self.labels, tree)
+        groups: dict[Hashable, list[int]] = {}
+        for i, (leaf, label) in enumerate(zip(tree.leaves, labels, strict=True)):
+            if not is_hole(leaf) and not is_hole(label):
+                groups.setdefault(label, []).append(i)
+        for label, at in groups.items():
+            check_ties(self.axis, label, at, tree)
+        whole = {
+            label: Block(self.penalty, tuple(at), self.axis)
+            for label, at in groups.items()
+        }
+        joined = Tree({label: b.join(tree.leaves) for label, b in whole.items()})
+        order = [whole[path[0].key] for path in joined.paths]
+        blocks = self.penalty.resolve(joined)
+        if any(block.axis is not None for block in blocks):
+            raise ValueError("`tied` within `tied` is not supported: give one label.")
+        return [order[b.at[0]]._replace(penalty=b.penalty) for b in blocks]
+
+
+def choose(chooser: Chooser, tree: Tree, what: str = "labels") -> list[Any]:
     """The mask or label of each leaf. Not asked on an empty tree, a placeholder."""
     if not tree.leaves:
         return []
@@ -239,3 +349,26 @@ def check_is_penalty(x: Any, where: str) -> None:
     elif is_number(x):
         hint = " Give a number as a strength, as in `L1(1e-3)`."
     raise TypeError(f"`{where}` needs a penalty, got {x!r}.{hint}")
+
+
+def check_ties(axis: int, label: Any, at: Sequence[int], tree: Tree) -> None:
+    """Raises unless leaves of one label can be joined along `axis`."""
+    for i in at:
+        leaf, name = tree.leaves[i], path_name(tree.paths[i])
+        first, first_name = tree.leaves[at[0]], path_name(tree.paths[at[0]])
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(
+                f"the leaf at {name} has shape {leaf.shape}, and no axis {axis} to "
+                f"count the units of {label!r} along. Give it no label, or set `axis`."
+            )
+        if leaf.shape[axis] != first.shape[axis]:
+            raise ValueError(
+                f"the leaf at {name} has {leaf.shape[axis]} units along axis {axis}, "
+                f"but that at {first_name} has {first.shape[axis]}; both have the "
+                f"label {label!r}. Give them different labels."
+            )
+        if leaf.dtype != first.dtype:
+            raise ValueError(
+                f"the leaf at {name} has dtype {leaf.dtype}, but that at {first_name} "
+                f"has {first.dtype}; both have the label {label!r}. Cast one of them."
+            )

@@ -1,16 +1,19 @@
-"""Penalties on single coordinates: L1 λ Σ|w|, L2 λ Σ w², ElasticNet a Σ|w| + b Σ w²."""
+"""Convex penalties on single entries: L1 λ Σ|w|, L2 λ Σ w², ElasticNet, the sum."""
 
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optareg._checks import check_number
+from optareg._tree import path_name
 from optareg.penalties.base import (
     Norm,
     Penalty,
     check_strengths,
     register_penalty,
+    static,
 )
 
 __all__ = ["L1", "L2", "ElasticNet"]
@@ -26,9 +29,12 @@ class L1(Norm):
       strength: λ, in units of the loss per unit of weight; no learning rate in it. A
         scalar, or a prefix tree of the parameters of scalars or arrays, each broadcast
         against its leaf (the adaptive lasso). It may be traced.
+      positive: whether weights must not be negative either: R(w) = ∞ where one is. Its
+        prox is max(w − tλ, 0). The gradient cannot know of it: there it does nothing.
 
     Raises:
-      TypeError: a strength is not a real number.
+      TypeError: a strength is not a real number; `positive` is no bool; on use, it is
+        True and a leaf is complex.
       ValueError: a concrete strength is negative, NaN or infinite.
 
     Gradient λ sign(w), with sign(0) = 0; prox w − clip(w, −tλ, tλ), the soft threshold.
@@ -44,29 +50,49 @@ class L1(Norm):
     """
 
     strength: Any
+    positive: bool = static(default=False)
 
     entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_strengths(self)
+        check_positive(self)
+
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> "L1":
+        check_real(self, leaf, path)
+        return self
+
+    def split(self) -> tuple[Penalty | None, Norm | None]:
+        return None, NonNegative.of(self.strength) if self.positive else self
 
     @classmethod
-    def from_sklearn(cls, alpha: Any) -> Self:
-        """The penalty of `sklearn.linear_model.Lasso(alpha)`, λ = α.
+    def from_sklearn(cls, alpha: Any, positive: bool = False) -> Self:
+        """The penalty of `sklearn.linear_model.Lasso(alpha, positive=…)`, λ = α.
 
         Its loss is ‖y − Xw‖² / (2n): take `0.5 * jnp.mean((y - X @ w) ** 2)`.
 
         Args:
           alpha: scikit-learn's `alpha`, a scalar or an array, not negative.
+          positive: as scikit-learn's.
 
         >>> from optareg import L1
         >>> L1.from_sklearn(alpha=0.1)
-        L1(strength=0.1)
+        L1(strength=0.1, positive=False)
         """
-        return cls(alpha)
+        return cls(alpha, positive)
 
     def leaf_value(self, w: Array) -> Array:
+        if self.positive:
+            return NonNegative.of(self.strength).leaf_value(w)
         return jnp.sum(self.strength * absolute(w))
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return jnp.multiply(self.strength, jnp.sign(w))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        if self.positive:
+            return NonNegative.of(self.strength).leaf_prox(w, step)
+        return super().leaf_prox(w, step)
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
         sign = jnp.sign(w)
@@ -87,6 +113,51 @@ class L1(Norm):
             for bound in (-radius, radius)
         )
         return jax.lax.clamp(low, w, high)
+
+
+@register_penalty
+class NonNegative(Norm):
+    """R(w) = λ c Σ w for w ≥ 0, else ∞: what L1 is, where weights must not be negative.
+
+    Attributes:
+      strength: λ > 0, a unit for subgradients, of which any number below c is one at 0.
+      share: c.
+    """
+
+    strength: Any
+    share: Any
+
+    entrywise: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, strength: Any) -> "NonNegative":
+        """With λc = `strength`, which may be zero: the constraint is left then."""
+        known = isinstance(strength, (np.ndarray, np.generic))
+        where = np.where if known else jnp.where
+        one, zero = np.ones((), strength.dtype), np.zeros((), strength.dtype)
+        some = strength > 0
+        return cls(where(some, strength, one), where(some, one, zero))
+
+    def leaf_value(self, w: Array) -> Array:
+        total = jnp.sum(self.strength * self.share * w)
+        return jnp.where(jnp.any(w < 0), jnp.inf, total)
+
+    def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
+        share = jnp.broadcast_to(jnp.asarray(self.share, w.dtype), w.shape)
+        return jax.lax.select(w == 0, at_zero, share)
+
+    def leaf_dual(self, w: Array, radius: Any) -> Array:
+        return jnp.minimum(w, jnp.asarray(radius * self.share, w.dtype))
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        return (
+            L1(0)
+            .replace(strength=self.strength * self.share)
+            .leaf_dual_norm(jnp.minimum(g, 0))
+        )
+
+    def leaf_residual(self, w: Array, g: Array) -> Array:
+        return jnp.where(w < 0, jnp.inf, super().leaf_residual(w, g))
 
 
 @register_penalty
@@ -156,9 +227,10 @@ class ElasticNet(Penalty):
     Args:
       l1: a, as the strength of `L1`.
       l2: b, as the strength of `L2`.
+      positive: as for `L1`.
 
     Raises:
-      TypeError: a strength is not a real number.
+      TypeError: as for `L1`.
       ValueError: a concrete strength is negative, NaN or infinite.
 
     Gradient a sign(w) + 2bw; prox (w − clip(w, −ta, ta)) / (1 + 2tb).
@@ -176,14 +248,20 @@ class ElasticNet(Penalty):
 
     l1: Any
     l2: Any
+    positive: bool = static(default=False)
 
     entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_strengths(self)
+        check_positive(self)
+
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> "ElasticNet":
+        check_real(self, leaf, path)
+        return self
 
     @classmethod
-    def from_sklearn(cls, alpha: Any, l1_ratio: Any) -> Self:
+    def from_sklearn(cls, alpha: Any, l1_ratio: Any, positive: bool = False) -> Self:
         """The penalty of `sklearn.linear_model.ElasticNet(alpha, l1_ratio=ρ)`.
 
         That is αρ Σ|w| + ½ α(1−ρ) Σ w², so a = αρ and b = α(1−ρ)/2, beside the loss
@@ -192,14 +270,15 @@ class ElasticNet(Penalty):
         Args:
           alpha: scikit-learn's `alpha`, not negative.
           l1_ratio: scikit-learn's `l1_ratio`, from 0 to 1.
+          positive: as scikit-learn's.
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_sklearn(alpha=1.0, l1_ratio=0.5)
-        ElasticNet(l1=0.5, l2=0.25)
+        ElasticNet(l1=0.5, l2=0.25, positive=False)
         """
         check_number(alpha, "`alpha`")
         check_number(l1_ratio, "`l1_ratio`", most=1)
-        return cls(alpha * l1_ratio, alpha * (1 - l1_ratio) / 2)
+        return cls(alpha * l1_ratio, alpha * (1 - l1_ratio) / 2, positive)
 
     @classmethod
     def from_glmnet(cls, lambda_: Any, alpha: Any) -> Self:
@@ -214,7 +293,7 @@ class ElasticNet(Penalty):
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_glmnet(lambda_=1.0, alpha=0.5)
-        ElasticNet(l1=0.5, l2=0.25)
+        ElasticNet(l1=0.5, l2=0.25, positive=False)
         """
         check_number(lambda_, "`lambda_`")
         check_number(alpha, "`alpha`", most=1)
@@ -232,27 +311,40 @@ class ElasticNet(Penalty):
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_jaxopt(lam=1.0, gamma=0.5)
-        ElasticNet(l1=1.0, l2=0.25)
+        ElasticNet(l1=1.0, l2=0.25, positive=False)
         """
         check_number(lam, "`lam`")
         check_number(gamma, "`gamma`")
         return cls(lam, lam * gamma / 2)
 
     def leaf_value(self, w: Array) -> Array:
-        smooth, nonsmooth = self.split()
+        smooth, nonsmooth = self._parts()
         return nonsmooth.leaf_value(w) + smooth.leaf_value(w)
 
     def leaf_gradient(self, w: Array) -> Array:
-        smooth, nonsmooth = self.split()
+        smooth, nonsmooth = self._parts()
         return nonsmooth.leaf_gradient(w) + smooth.leaf_gradient(w)
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        smooth, nonsmooth = self.split()
+        smooth, nonsmooth = self._parts()
         return smooth.leaf_prox(nonsmooth.leaf_prox(w, step), step)
 
-    def split(self) -> tuple[L2, L1]:
+    def split(self) -> tuple[Penalty | None, Norm | None]:
+        smooth, nonsmooth = self._parts()
+        return smooth, nonsmooth.split()[1]
+
+    def _parts(self) -> tuple[L2, L1]:
         # `replace`, not the constructor: the strengths are checked already.
-        return L2(0).replace(strength=self.l2), L1(0).replace(strength=self.l1)
+        l1 = L1(0, self.positive).replace(strength=self.l1)
+        return L2(0).replace(strength=self.l2), l1
+
+
+def along(w: Array, r: Array, size: Array) -> Array:
+    """An array with the signs, or phases, of w, and other sizes than r = |w|."""
+    if jnp.iscomplexobj(w):
+        zero = r == 0
+        return jnp.where(zero, 0, w * (size / jnp.where(zero, 1, r)))
+    return jnp.sign(w) * size
 
 
 def absolute(w: Array) -> Array:
@@ -262,3 +354,21 @@ def absolute(w: Array) -> Array:
         zero = w == 0
         return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, w)))
     return w * jax.lax.stop_gradient(jnp.sign(w))
+
+
+def check_positive(penalty: L1 | ElasticNet) -> None:
+    """Raises unless `positive` is a bool."""
+    if not isinstance(penalty.positive, (bool, np.bool_)):
+        raise TypeError(
+            f"`positive` of {type(penalty).__name__} must be True or False, "
+            f"got {penalty.positive!r}."
+        )
+
+
+def check_real(penalty: L1 | ElasticNet, leaf: Array, path: tuple[Any, ...]) -> None:
+    """Raises, naming the leaf, if complex numbers would have to be positive."""
+    if penalty.positive and jnp.iscomplexobj(leaf):
+        raise TypeError(
+            f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but with "
+            f"`positive=True` {type(penalty).__name__} is for real leaves."
+        )

@@ -220,6 +220,9 @@ def solve(
         for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
         if axis is not None and zero_rows_stay(p)
     ]
+    # A penalty may have a domain: positive weights, for instance.
+    domain = problem.unscaled(w).dual(w, 0.0)
+    w = tuple(map(jnp.subtract, w, domain))
     first = start(problem.unscaled(w), w)
     state = State(
         w=w,
@@ -334,14 +337,14 @@ def extra(penalty: Penalty, w: Array) -> Array | float:
     if smooth is None:
         return 0.0
     _, bent = jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))
-    return jnp.asarray(bent.real)
+    # Where it is concave, the loss alone is the better scale.
+    return jnp.maximum(bent.real, 0)
 
 
 def inverse(curvature: Array, penalty: Penalty) -> Array:
     """One over the curvature, kept off zero; one number where R is not entrywise."""
     curvature = jnp.abs(curvature)
     most = jnp.max(curvature, initial=0)
-    if not penalty.entrywise:
-        curvature = most
+    curvature = penalty.leaf_even(curvature)
     floor = jnp.where(most > 0, 1e-12 * most, 1)
     return 1 / jnp.maximum(curvature, floor)

@@ -209,7 +209,7 @@ def proximal_move(
     if is_hole(u):
         return u, z
     norm = nonsmooth(penalty)
-    known = isinstance(norm.strength, np.ndarray)
+    known = isinstance(norm.strength, (np.ndarray, np.generic))
     acts = bool(norm.strength > 0) if known else None
     move, z = norm_move(norm, u, w, s, z, t, acts)
     return move, z

@@ -1,0 +1,210 @@
+"""Folded concave penalties: as L1 near zero, constant far away, so without its bias.
+
+All are λ|w| plus a concave part that begins to bend at |w| = a and ends at γλ, where
+the slope has come down to 0: −m²/(2κ) − λ max(|w| − γλ, 0), m = clip(|w| − a, 0, κλ).
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._checks import is_number
+from optareg.penalties.base import (
+    Norm,
+    Penalty,
+    check_strengths,
+    register_penalty,
+    static,
+)
+from optareg.penalties.elementwise import L1, absolute, along
+
+__all__ = ["MCP", "SCAD"]
+
+Array = jax.Array
+
+
+class FoldedConcave(Penalty):
+    """What MCP and SCAD share; r is |w|."""
+
+    strength: Any
+    gamma: Any
+
+    entrywise: ClassVar[bool] = True
+    least_gamma: ClassVar[float]
+
+    def __post_init__(self) -> None:
+        check_strengths(self)
+        name, gamma, least = type(self).__name__, self.gamma, self.least_gamma
+        if not is_number(gamma) or np.ndim(gamma) != 0:
+            raise TypeError(
+                f"`gamma` of {name} must be a number, got {gamma!r}. "
+                "It is no strength: it is the same for all parameters, and not traced."
+            )
+        if not least < gamma < np.inf:
+            raise ValueError(
+                f"`gamma` of {name} must be above {least:g} and finite, got {gamma}: "
+                "else the penalty bends more than a standardised squared loss."
+            )
+        object.__setattr__(self, "gamma", float(gamma))
+
+    @property
+    def start(self) -> Any:
+        """The |w| where the slope begins to fall."""
+        raise NotImplementedError
+
+    @property
+    def kappa(self) -> float:
+        """One over the curvature of the concave part."""
+        raise NotImplementedError
+
+    def rest(self, r: Array) -> Array:
+        """R − λr, the concave part, entry by entry."""
+        m = jnp.clip(r - self.start, 0, self.kappa * self.strength)
+        over = jnp.maximum(r - self.gamma * self.strength, 0)
+        return jnp.asarray(-(m**2) / (2 * self.kappa) - self.strength * over)
+
+    def rest_slope(self, r: Array) -> Array:
+        """The derivative of the concave part."""
+        m = jnp.clip(r - self.start, 0, self.kappa * self.strength)
+        return -m / self.kappa
+
+    def leaf_value(self, w: Array) -> Array:
+        r = absolute(w)
+        return jnp.sum(self.strength * r + self.rest(r))
+
+    def leaf_gradient(self, w: Array) -> Array:
+        r = absolute(w)
+        return along(w, r, self.strength + self.rest_slope(r))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        r, start, end = absolute(w), self.start, self.gamma * self.strength
+        # The best point of each piece: near zero, of the bend, and of the flat end.
+        low = jnp.clip(r - step * self.strength, 0, start)
+        share = step / self.kappa
+        convex = share < 1
+        bent = r - step * self.strength - share * start
+        bent = jnp.clip(bent / jnp.where(convex, 1 - share, 1), start, end)
+        # A concave piece is best at its ends, which the others have.
+        bent = jnp.where(convex, bent, low)
+        best = low
+        for x in (bent, jnp.maximum(r, end)):
+            better = self._at(x, r, step) < self._at(best, r, step)
+            best = jnp.where(better, x, best)
+        return along(w, r, best)
+
+    def _at(self, x: Array, r: Array, step: Array) -> Array:
+        """½(x − r)² + step R(x) − ½r², entry by entry."""
+        return jnp.asarray(x * (x / 2 - r) + step * (self.strength * x + self.rest(x)))
+
+    def split(self) -> tuple[Penalty | None, Norm | None]:
+        return ConcavePart(self), L1(0).replace(strength=self.strength)
+
+
+@register_penalty
+class ConcavePart(Penalty):
+    """A folded concave penalty less its L1 part: smooth."""
+
+    whole: FoldedConcave
+
+    entrywise: ClassVar[bool] = True
+
+    def leaf_value(self, w: Array) -> Array:
+        return jnp.sum(self.whole.rest(absolute(w)))
+
+    def leaf_gradient(self, w: Array) -> Array:
+        r = absolute(w)
+        return along(w, r, self.whole.rest_slope(r))
+
+    def split(self) -> tuple[Penalty | None, Norm | None]:
+        return self, None
+
+
+@register_penalty
+class MCP(FoldedConcave):
+    r"""The minimax concave penalty: R(w) = Σ λ|w| − w²/2γ up to |w| = γλ, then γλ²/2.
+
+    Exact zeros as L1, but weights above γλ are not shrunk. Not convex: the loss may
+    outweigh that (a squared loss with columns of variance 1 does for γ > 1, if they are
+    not too correlated); if not, what is found depends on where the search starts.
+
+    Args:
+      strength: λ, in units of the loss per unit of weight, as of `L1`.
+      gamma: γ > 1, in units of weight over strength; a number. Towards ∞ it is `L1`,
+        towards 1 the hard threshold.
+
+    Raises:
+      TypeError: a strength or `gamma` is not a real number.
+      ValueError: a concrete strength is negative, NaN or infinite; `gamma` is not
+        above 1.
+
+    Gradient sign(w) max(λ − |w|/γ, 0). The prox is the global argmin for every step t:
+    for t < γ zero up to tλ, then (w − tλ sign w)/(1 − t/γ) up to γλ, then w; for t ≥ γ
+    zero up to λ√(tγ), then w.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import MCP
+    >>> print(MCP(1.0, gamma=2.0).prox(jnp.array([0.5, 1.5, -4.0]), 1.0))
+    [ 0.  1. -4.]
+
+    Source: Zhang, Nearly unbiased variable selection under minimax concave penalty
+    (2010).
+    """
+
+    strength: Any
+    gamma: float = static(default=3.0)
+
+    least_gamma: ClassVar[float] = 1
+
+    @property
+    def start(self) -> Any:
+        return jnp.zeros_like(self.strength)
+
+    @property
+    def kappa(self) -> float:
+        return self.gamma
+
+
+@register_penalty
+class SCAD(FoldedConcave):
+    r"""Smoothly clipped absolute deviation: as L1 up to λ, constant from γλ on.
+
+    R(w) = Σ λ|w| up to |w| = λ, (2γλ|w| − w² − λ²) / (2(γ−1)) up to γλ, λ²(γ+1)/2
+    beyond. Exact zeros as L1, but weights above γλ are not shrunk. Not convex: see
+    `MCP`.
+
+    Args:
+      strength: λ, in units of the loss per unit of weight, as of `L1`. It is also the
+        weight up to which the penalty is that of `L1`.
+      gamma: γ > 2; a number. Towards ∞ it is `L1`.
+
+    Raises:
+      TypeError: a strength or `gamma` is not a real number.
+      ValueError: a concrete strength is negative, NaN or infinite; `gamma` is not
+        above 2.
+
+    Gradient sign(w) λ up to λ, sign(w) max(γλ − |w|, 0) / (γ−1) beyond. The prox is the
+    global argmin for every step.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import SCAD
+    >>> print(SCAD(1.0, gamma=3.0).prox(jnp.array([0.5, 1.5, 2.5, -4.0]), 1.0))
+    [ 0.   0.5  2.  -4. ]
+
+    Source: Fan & Li, Variable selection via nonconcave penalized likelihood and its
+    oracle properties (2001).
+    """
+
+    strength: Any
+    gamma: float = static(default=3.7)
+
+    least_gamma: ClassVar[float] = 2
+
+    @property
+    def start(self) -> Any:
+        return self.strength
+
+    @property
+    def kappa(self) -> float:
+        return self.gamma - 1
