@@ -34,10 +34,12 @@ from optareg.penalties import (
 from optareg.solve import Solution, max_strength, minimize, path, strength_grid
 from optareg.transforms import (
     ProximalState,
+    TargetSparsityState,
     add_penalty_gradient,
     freeze_zeros,
     proximal,
     proximal_step,
+    target_sparsity,
 )
 
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ __all__ = [
     "add_penalty_gradient",
     "proximal_step",
     "proximal",
+    "target_sparsity",
     "freeze_zeros",
     "minimize",
     "path",
@@ -67,6 +70,7 @@ __all__ = [
     "summarize",
     "Penalty",
     "ProximalState",
+    "TargetSparsityState",
     "Solution",
     "Summary",
     "LeafSummary",
