@@ -132,12 +132,14 @@ def minimize(
     if tol is None:
         tol = default_tolerance(traced, leaves)
     penalties = tuple(block.penalty for block in blocks)
-    outcome = differentiable(traced, penalties, leaves, 1.0, tol, max_steps, callback)
+    options = tol, max_steps, callback
+    outcome = differentiable(traced, traced, penalties, leaves, 1.0, *options)
     return solution(tree, blocks, outcome, tol)
 
 
 def differentiable(
     traced: ClosedJaxpr,
+    quick: ClosedJaxpr,
     penalties: tuple[Penalty, ...],
     leaves: Leaves,
     damping: Array | float,
@@ -145,18 +147,28 @@ def differentiable(
     max_steps: int,
     callback: Callback | None,
 ) -> Outcome:
-    """`solve`, with a derivative by the implicit function theorem."""
+    """`solve` of `quick`, with the derivative of `traced`, the same function.
 
-    def problem(consts: Any, penalties: Any) -> Composite:
-        loss = Heads.of(ClosedJaxpr(traced.jaxpr, consts), leaves_like)
+    The derivative is by the implicit function theorem.
+    """
+
+    def problem(consts: Any, penalties: Any, program: Any = traced) -> Composite:
+        loss = Heads.of(ClosedJaxpr(program.jaxpr, consts), leaves_like)
         return Composite(loss, penalties)
 
     # The derivative must not close over the leaves, which `vmap` may trace.
     leaves_like = jax.eval_shape(lambda: leaves)
 
     @jax.custom_jvp
-    def run(consts: Any, penalties: Any, w: Leaves, damping: Any, tol: Any) -> Outcome:
-        here = problem(consts, penalties)
+    def run(
+        consts: Any,
+        penalties: Any,
+        quick_consts: Any,
+        w: Leaves,
+        damping: Any,
+        tol: Any,
+    ) -> Outcome:
+        here = problem(quick_consts, penalties, quick)
         return solve(here, w, damping, tol, max_steps, callback)
 
     @run.defjvp
@@ -192,7 +204,7 @@ def differentiable(
         zero = jax.tree.map(zero_tangent, outcome)
         return outcome, zero._replace(w=prox_slope(p))
 
-    return run(traced.consts, penalties, leaves, damping, tol)
+    return run(traced.consts, penalties, quick.consts, leaves, damping, tol)
 
 
 def zero_tangent(x: Array) -> Any:

@@ -12,8 +12,11 @@ from optareg._tree import path_name, widest
 from optareg.penalties.base import Block, Norm, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty, masked
 from optareg.penalties.elementwise import L1
+from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves
-from optareg.solve._working_set import Outcome
+from optareg.solve._newton import start as state_at
+from optareg.solve._quadratic import reduced
+from optareg.solve._working_set import Composite, Outcome
 from optareg.solve.minimize import (
     Callback,
     Loss,
@@ -115,16 +118,30 @@ def path(
     start = arrays(tree, blocks)
     if tol is None:
         tol = default_tolerance(traced, start)
+    fewer_rows = reduced(traced, start)
+    quick = traced if fewer_rows is None else fewer_rows
 
     def next_one(
         before: tuple[Leaves, Array], strengths: list[Array]
     ) -> tuple[tuple[Leaves, Array], Outcome]:
         penalties = tuple(block.penalty for block in blocks_at(strengths))
-        found = differentiable(traced, penalties, *before, tol, max_steps, callback)
+        found = differentiable(
+            traced, quick, penalties, *before, tol, max_steps, callback
+        )
         return (found.w, jnp.maximum(found.damping, LEAST_DAMPING)), found
+
+    @jax.vmap
+    def certificates(w: Leaves, strengths: list[Array]) -> Array:
+        penalties = tuple(block.penalty for block in blocks_at(strengths))
+        problem = Composite(Heads.of(traced, w), penalties)
+        return state_at(problem.unscaled(w), w).stationarity
 
     first = (start, jnp.ones((), traced.out_avals[0].dtype))
     _, outcomes = jax.lax.scan(next_one, first, [s[order] for s in strengths])
+    if fewer_rows is not None:  # What counts is the loss as given.
+        ordered = [s[order] for s in strengths]
+        certificate = jax.lax.stop_gradient(certificates(outcomes.w, ordered))
+        outcomes = outcomes._replace(stationarity=certificate)
     outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: solution(tree, blocks, outcome, tol))(outcomes)

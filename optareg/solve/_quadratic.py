@@ -1,0 +1,89 @@
+"""Quadratic losses of more rows than parameters, in as many rows as parameters.
+
+For a squared error that is the triangle of the QR decomposition in place of the data.
+A path solves so often that this pays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal
+from jax.flatten_util import ravel_pytree
+
+from optareg._tree import epsilon
+from optareg.solve._heads import Heads, evaluate, run, variables
+
+__all__ = ["reduced"]
+
+Array = jax.Array
+
+# More parameters take longer to decompose than a path saves; with less than twice as
+# many rows there is little to save.
+MOST_PARAMETERS, LEAST_RATIO = 1024, 2
+
+
+def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
+    """The same function of the leaves, to rounding, of fewer rows; None if not so.
+
+    Its derivative with respect to data must not be taken: eigenvectors may have none.
+    """
+    loss = ClosedJaxpr(loss.jaxpr, jax.lax.stop_gradient(loss.consts))
+    if any(x.ndim > 1 or jnp.iscomplexobj(x) for x in leaves):
+        return None
+    heads = Heads.of(loss, leaves).heads
+    products = jax.eval_shape(lambda: [h(leaves[h.leaf]) for h in heads])
+    flat, unravel = ravel_pytree(tuple(map(jnp.zeros_like, leaves)))
+    if flat.size > MOST_PARAMETERS or not is_quadratic(loss, leaves):
+        return None
+    if sum(z.size for z in products) < LEAST_RATIO * flat.size:
+        return None
+
+    def of_flat(w: Array) -> Array:
+        return evaluate(loss, unravel(w))
+
+    slope, bend = jax.linearize(jax.grad(of_flat), flat)
+    hessian = jax.vmap(bend)(jnp.eye(flat.size, dtype=flat.dtype))
+    # Of unit diagonal, so that columns of all scales keep their digits.
+    diagonal = jnp.diagonal(hessian)
+    scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    values, vectors = jnp.linalg.eigh(hessian / (scale * scale[:, None]))
+    tiny = flat.size * epsilon(flat.dtype) * jnp.max(values, initial=0)
+    some = values > tiny
+    roots = jnp.sqrt(jnp.where(some, values, 0))
+    # loss(w) = ½‖R w + s‖² + b·w + c, where b is what no row can say.
+    rows = roots[:, None] * vectors.T * scale
+    shift = jnp.where(some, vectors.T @ (slope / scale) / jnp.where(some, roots, 1), 0)
+    rest = slope - rows.T @ shift
+    constant = of_flat(flat) - 0.5 * jnp.sum(shift**2)
+    of_leaves = jax.vmap(unravel)(rows)
+    of_rest = unravel(rest)
+
+    def same(*leaves: Array) -> Array:
+        z, total = shift, constant
+        for part, b, w in zip(of_leaves, of_rest, leaves, strict=True):
+            z = z + part @ w if w.ndim else z + part * w
+            total = total + (b @ w if w.ndim else b * w)
+        return total + 0.5 * jnp.sum(z**2)
+
+    return jax.make_jaxpr(same)(*leaves)
+
+
+def is_quadratic(loss: ClosedJaxpr, leaves: Sequence[Array]) -> bool:
+    """Whether the program of Hessian times vector does not read the leaves."""
+
+    def bend(leaves: Sequence[Array], v: Sequence[Array]) -> Any:
+        gradient = jax.grad(lambda leaves: evaluate(loss, leaves))
+        return jax.jvp(gradient, (leaves,), (v,))[1]
+
+    def flat(*both: Array) -> Any:
+        calls = jax.make_jaxpr(bend)(both[: len(leaves)], both[len(leaves) :])
+        return run(calls.jaxpr, calls.consts, both)
+
+    jaxpr = jax.make_jaxpr(flat)(*leaves, *leaves).jaxpr
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if any(v in needed for v in equation.outvars):
+            needed.update(variables(equation))
+    return not any(v in needed for v in jaxpr.invars[: len(leaves)])
