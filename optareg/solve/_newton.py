@@ -22,6 +22,7 @@ __all__ = [
     "Progress",
     "conjugate_gradients",
     "damped",
+    "dot",
     "largest",
     "linear_system",
     "newton",

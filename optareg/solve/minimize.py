@@ -19,6 +19,7 @@ from optareg.solve._newton import (
     Leaves,
     conjugate_gradients,
     damped,
+    dot,
     largest,
     linear_system,
     slope,
@@ -200,6 +201,9 @@ def differentiable(
             return conjugate_gradients(matrix, b, here.scales, accuracy, 10_000)
 
         b = tuple(m / c for m, c in zip(moved, here.scales, strict=True))
+        # To be transposed, all of them must depend on the tangents.
+        nothing = 0 * dot(b, tuple(map(jnp.ones_like, b)))
+        b = tuple(x + nothing.astype(x.dtype) for x in b)
         p = jax.lax.custom_linear_solve(matrix, b, solve=cg, symmetric=True)
         zero = jax.tree.map(zero_tangent, outcome)
         return outcome, zero._replace(w=prox_slope(p))
