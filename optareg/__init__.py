@@ -1,15 +1,18 @@
 """L1, L2 and Elastic Net for any Optax optimizer, with exact zeros.
 
-A penalty says what is penalised: `L1`, `L2`, `ElasticNet`; `masked` and `partition`
-choose the parameters. A transformation says how: `add_penalty_gradient` (the textbook
-update), `proximal_step` (last in a chain), `proximal` (around any optimizer); each
-takes every penalty. `minimize` and `path` solve a whole problem at once, to a
-tolerance. `sparsity`, `stationarity` and `summarize` show what came of it.
+A penalty says what is penalised: `L1`, `L2`, `ElasticNet`, `GroupLasso`, `MCP` and so
+on; `masked`, `partition` and `tied` choose the parameters. A transformation says how:
+`add_penalty_gradient` (the textbook update), `proximal_step` (last in a chain),
+`proximal` (around any optimizer), `target_sparsity` (with a share of zeros in place of
+a strength); each takes every penalty. `minimize` and `path` solve a whole problem at
+once, to a tolerance. `sparsity`, `stationarity` and `summarize` show what came of it;
+`freeze_zeros` and `compact` make use of it.
 
 What a penalty of your own is made of is in `optareg.penalties`.
 """
 
 from optareg import penalties
+from optareg.compact import compact
 from optareg.inspect import (
     LeafSummary,
     Summary,
@@ -61,6 +64,7 @@ __all__ = [
     "proximal",
     "target_sparsity",
     "freeze_zeros",
+    "compact",
     "minimize",
     "path",
     "max_strength",
