@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import Tree, is_hole, path_name, widen, widest
 from optareg.penalties.base import Penalty, cover
+from optareg.penalties.combinators import check_is_penalty
 
 __all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
 
@@ -116,6 +117,9 @@ class LeafSummary:
       size: the number of entries.
       zeros: the number of exact zeros.
       norm: the Euclidean norm.
+      groups: the number of groups of the penalty; of tied leaves, at the first. None
+        without a penalty on groups.
+      zero_groups: the number of those that are zero as a whole.
     """
 
     path: str
@@ -124,6 +128,8 @@ class LeafSummary:
     size: int
     zeros: int
     norm: float
+    groups: int | None = None
+    zero_groups: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +152,21 @@ class Summary:
             size=sum(leaf.size for leaf in self.leaves),
             zeros=sum(leaf.zeros for leaf in self.leaves),
             norm=float(np.sqrt(sum(leaf.norm**2 for leaf in self.leaves))),
+            groups=total_of(leaf.groups for leaf in self.leaves),
+            zero_groups=total_of(leaf.zero_groups for leaf in self.leaves),
         )
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
-        yield "leaf", "shape", "dtype", "size", "zeros", "zeros %", "norm"
+        grouped = self.total.groups is not None
+        heads = ("leaf", "shape", "dtype", "size", "zeros", "zeros %", "norm")
+        yield heads + (("groups", "zero groups") if grouped else ())
         for row in (*self.leaves, self.total):
             shape = str(row.shape) if row.dtype else ""
             share = f"{100 * row.zeros / row.size:.1f}" if row.size else "-"
             counts = f"{row.size:,}", f"{row.zeros:,}", share
-            yield row.path, shape, row.dtype, *counts, f"{row.norm:.4g}"
+            groups = (row.groups, row.zero_groups) if grouped else ()
+            cells = ["" if n is None else f"{n:,}" for n in groups]
+            yield row.path, shape, row.dtype, *counts, f"{row.norm:.4g}", *cells
 
     def __str__(self) -> str:
         rows = list(self._rows())
@@ -184,18 +196,26 @@ class Summary:
         )
 
 
-def summarize(params: PyTree) -> Summary:
+def total_of(counts: Iterable[int | None]) -> int | None:
+    """The sum of what there is; None if nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
     """A table of the parameters for people, a row for each leaf and one for all.
 
     Args:
       params: a tree of concrete arrays of any shapes and dtypes.
+      penalty: a penalty on groups, to count its zero groups too.
 
     Returns:
       A `Summary`: its text is a table, and notebooks show it as HTML. `.leaves` and
       `.total` hold the numbers.
 
     Raises:
-      TypeError: `params` is traced; use `sparsity` within `jit`.
+      TypeError: `params` is traced; use `sparsity` within `jit`. `penalty` is none.
+      ValueError: `penalty` does not fit `params`.
 
     >>> import jax.numpy as jnp
     >>> from optareg import summarize
@@ -213,17 +233,26 @@ def summarize(params: PyTree) -> Summary:
             "`summarize` needs concrete parameters, but got traced ones. Call it "
             "outside of `jit` and `vmap`, or use `sparsity`."
         )
+    groups: dict[int, tuple[int, int]] = {}
+    if penalty is not None:
+        check_is_penalty(penalty, "summarize")
+        for block in penalty.resolve(tree):
+            _, norm = block.penalty.split()
+            if norm is not None and not block.penalty.entrywise:
+                sizes = norm.leaf_size(widen(block.join(tree.leaves)))
+                groups[block.at[0]] = sizes.size, int(jnp.sum(sizes == 0))
     return Summary(
         tuple(
             LeafSummary(
-                path=path_name(path),
-                shape=leaf.shape,
-                dtype=leaf.dtype.name,
-                size=leaf.size,
-                zeros=int(jnp.sum(leaf == 0)),
-                norm=float(jnp.linalg.norm(widen(leaf).ravel())),
+                path_name(path),
+                leaf.shape,
+                leaf.dtype.name,
+                leaf.size,
+                int(jnp.sum(leaf == 0)),
+                float(jnp.linalg.norm(widen(leaf).ravel())),
+                *groups.get(i, ()),
             )
-            for path, leaf in zip(tree.paths, tree.leaves, strict=True)
+            for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
             if not is_hole(leaf)
         )
     )

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from optareg import sparsity, summarize
+from optareg import (
+    L1,
+    GroupLasso,
+    by_path,
+    partition,
+    sparsity,
+    summarize,
+    tied,
+)
 
 PARAMS = {
     "kernel": jnp.array([[0.0, -0.0, 3.0], [4.0, 1e-30, 0.0]]),
@@ -76,3 +84,28 @@ def test_a_bare_array_has_a_name_too():
 def test_summarize_of_traced_parameters_says_what_to_do():
     with pytest.raises(TypeError, match="sparsity"):
         jax.jit(lambda w: summarize(w).total.size)(jnp.zeros(3))
+
+
+def test_a_summary_counts_the_groups_of_a_penalty():
+    params = {
+        "a": {"kernel": jnp.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])},
+        "b": {"kernel": jnp.ones((2, 3)), "bias": jnp.array([0.0, 0.0, 1.0])},
+    }
+    penalty = partition(
+        {True: GroupLasso(1.0, axis=0), False: L1(1.0)}, by_path("kernel")
+    )
+    summary = summarize(params, penalty)
+    assert [(row.groups, row.zero_groups) for row in summary.leaves] == [
+        (3, 2),
+        (None, None),
+        (3, 0),
+    ]
+    assert (summary.total.groups, summary.total.zero_groups) == (6, 2)
+    lines = str(summary).splitlines()
+    assert lines[0].endswith("norm  groups  zero groups")
+    assert lines[-1].split()[-2:] == ["6", "2"]
+    units = tied(GroupLasso(1.0, axis=1), r"\['([ab])'\]")
+    assert summarize(params, units).total.zero_groups == 2
+    assert "groups" not in str(summarize(params, L1(1.0)))
+    with pytest.raises(TypeError, match="`summarize` needs a penalty"):
+        summarize(params, 0.1)
