@@ -19,16 +19,18 @@ def compact(variables: PyTree, layers: Sequence[str | Sequence[Any]]) -> PyTree:
 
     A unit of a Dense layer, or a filter of a Conv layer, is cut if
 
-    - it is zero for every input: its incoming weights and bias are exactly zero, and
-      the scale and bias of a BatchNorm behind it; or
+    - it is zero for every input: its incoming weights and bias are exactly zero, or the
+      scale and bias of a BatchNorm behind it; or
     - nothing reads it: its outgoing weights are exactly zero.
 
     What that leaves without inputs or readers is cut too, along the whole chain. The
     inputs of the first layer and the outputs of the last one stay; of a layer that does
-    nothing at all, one unit does. A unit without weights but with a bias is constant
-    and stays. A penalty on kernels alone leaves many of those behind; in one on all of
-    a unit, as `tied(GroupLasso(1e-3, axis=1), r"(?:Conv|BatchNorm)_([01])|(Dense_0)")`,
-    it goes as a whole.
+    nothing at all, one unit does. A unit that is constant but not zero stays as well:
+    one without weights but with a bias, or with a shift by its BatchNorm. So penalise
+    all that makes a unit as one group; in front of a BatchNorm weights have no scale of
+    their own, and the norm's is the one to penalise. For filters with norms and a Dense
+    layer: `tied(GroupLasso(0.02, axis=1, size_scaled=False),
+    r"BatchNorm_([01])|(Dense_0)")`.
 
     The arrays do not tell what happens between the layers, so that is up to you. It
     must treat each unit alone and keep zeros: relu, gelu, silu or tanh, but not sigmoid
@@ -84,6 +86,9 @@ def compact(variables: PyTree, layers: Sequence[str | Sequence[Any]]) -> PyTree:
     >>> x = jnp.array([[1.0, 2.0]])
     >>> print(model(params, x), model(small, x))
     [[8.5]] [[8.5]]
+
+    Source: Liu, Li, Shen, Huang, Yan & Zhang, Learning efficient convolutional networks
+    through network slimming (2017), for the scales of norms.
     """
     pairs, treedef = jax.tree_util.tree_flatten_with_path(variables)
     leaves = [leaf for _, leaf in pairs]

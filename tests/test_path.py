@@ -1,0 +1,436 @@
+"""`path`, `max_strength` and `strength_grid` against scikit-learn and definitions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.datasets
+import sklearn.linear_model
+from sklearn.model_selection import KFold
+
+from optareg import (
+    L1,
+    L2,
+    ElasticNet,
+    GroupLasso,
+    by_path,
+    masked,
+    max_strength,
+    minimize,
+    partition,
+    path,
+    stationarity,
+    strength_grid,
+)
+from optareg.solve._heads import evaluate
+from optareg.solve._quadratic import reduced
+from problems import classification_data, regression_data, standardize
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@functools.cache
+def data(name):
+    """X (n, p) and y (n,), float64."""
+    rng = np.random.default_rng(1)
+    if name == "tall":
+        X = standardize(rng.normal(size=(300, 30)) @ rng.normal(size=(30, 30)))
+    elif name == "wide":
+        X = standardize(rng.normal(size=(40, 100)))
+    elif name == "raw columns":  # Scales differ by more than a thousand.
+        X, y = sklearn.datasets.load_wine(return_X_y=True)
+        return X - X.mean(axis=0), y - y.mean()
+    else:
+        return regression_data(name)
+    y = X[:, :5] @ rng.normal(size=5) + rng.normal(size=len(X))
+    return X, y - y.mean()
+
+
+def squared(X, y):
+    return lambda w: 0.5 * jnp.mean((y - X @ w) ** 2)
+
+
+@jax.jit
+def lasso_path(X, y, strengths):
+    return path(squared(X, y), jnp.zeros(X.shape[1]), L1(strengths))
+
+
+@jax.jit
+def enet_path(X, y, l1, l2):
+    return path(squared(X, y), jnp.zeros(X.shape[1]), ElasticNet(l1, l2))
+
+
+@pytest.mark.parametrize(
+    ("name", "l1_ratio"),
+    [
+        ("diabetes", 1.0),
+        ("diabetes", 0.5),
+        ("tall", 1.0),
+        ("wide", 1.0),
+        ("raw columns", 1.0),
+    ],
+)
+def test_a_path_is_that_of_scikit_learn(name, l1_ratio):
+    X, y = data(name)
+    most = np.abs(X.T @ y).max() / len(y) / l1_ratio
+    alphas = np.geomspace(most, 1e-3 * most, 30)
+    _, expected, _ = sklearn.linear_model.enet_path(
+        X, y, alphas=alphas, l1_ratio=l1_ratio, tol=1e-13, max_iter=1_000_000
+    )
+    if l1_ratio == 1:
+        found = lasso_path(X, y, alphas)
+    else:
+        penalty = ElasticNet.from_sklearn(alphas, l1_ratio)
+        found = enet_path(X, y, penalty.l1, penalty.l2)
+    assert found.converged.all()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.params.T, expected, rtol=0, atol=1e-7 * scale)
+    same = (np.asarray(found.params.T) == 0) == (expected == 0)
+    assert same.mean() > 0.99  # At the strengths where a coefficient enters, it may.
+    # The certificate is that of the loss as given.
+    for w, alpha, certificate in zip(
+        found.params, alphas, found.stationarity, strict=True
+    ):
+        g = -X.T @ (y - X @ w) / len(y) + alpha * (1 - l1_ratio) * w
+        lam = alpha * l1_ratio
+        gaps = np.where(w == 0, np.maximum(np.abs(g) - lam, 0), g + lam * np.sign(w))
+        np.testing.assert_allclose(
+            certificate, np.abs(gaps).max(), rtol=1e-6, atol=1e-12 * most
+        )
+
+
+def test_results_are_in_the_order_given():
+    X, y = data("diabetes")
+    strengths = np.geomspace(0.5, 0.005, 8)
+    order = np.random.default_rng(0).permutation(8)
+    by_rank = lasso_path(X, y, strengths)
+    mixed = lasso_path(X, y, strengths[order])
+    np.testing.assert_array_equal(mixed.params, by_rank.params[order])
+    np.testing.assert_array_equal(mixed.steps, by_rank.steps[order])
+
+
+def test_each_is_what_minimize_finds():
+    X, y = data("wide")
+    strengths = np.geomspace(0.5, 0.01, 5)
+    found = lasso_path(X, y, strengths)
+    alone = jax.jit(lambda s: minimize(squared(X, y), jnp.zeros(100), L1(s)).params)
+    for w, strength in zip(found.params, strengths, strict=True):
+        np.testing.assert_allclose(w, alone(strength), rtol=0, atol=1e-7)
+
+
+def test_one_trace_however_many_strengths():
+    X, y = data("diabetes")
+    calls = []
+
+    def loss(w):
+        calls.append(1)
+        return squared(X, y)(w)
+
+    for n in (3, 30):
+        strengths = L1(jnp.geomspace(0.5, 0.01, n))
+        jax.make_jaxpr(lambda s: path(loss, jnp.zeros(10), s))(strengths)
+        calls.append(None)
+    few, many = calls.index(None), len(calls) - calls.index(None) - 2
+    assert few == many == 1
+
+
+def logistic(X, y):
+    return lambda params: jnp.mean(
+        jax.nn.softplus(-y * (X @ params["w"] + params["b"]))
+    )
+
+
+def intercept_start(p):
+    return {"w": jnp.zeros(p), "b": jnp.zeros(())}
+
+
+def lasso(strength):
+    return masked(L1(strength), by_path("w"))
+
+
+def test_a_logistic_path_with_an_intercept_meets_its_conditions():
+    X, y = classification_data("breast cancer")
+    loss, start = logistic(X, y), intercept_start(30)
+
+    @jax.jit
+    def run():
+        grid = strength_grid(max_strength(loss, start, lasso(1.0)), n=12)
+        return grid, path(loss, start, lasso(grid))
+
+    grid, found = run()
+    assert found.converged.all()
+    for i, lam in enumerate(np.asarray(grid)):
+        w, b = np.asarray(found.params["w"][i]), float(found.params["b"][i])
+        slopes = -y / (1 + np.exp(y * (X @ w + b))) / len(y)
+        g = X.T @ slopes
+        gaps = np.where(w == 0, np.maximum(np.abs(g) - lam, 0), g + lam * np.sign(w))
+        assert np.abs(gaps).max() < 1e-9 and abs(slopes.sum()) < 1e-9
+
+
+def test_other_penalties_have_paths_too():
+    X, y = data("diabetes")
+    loss, start = squared(X, y), jnp.zeros(10)
+    grid = np.geomspace(0.4, 0.04, 4)
+    weights = np.linspace(0.5, 2, 10)
+    labels = np.arange(10) // 2
+    for penalties, one in [
+        (L1(grid[:, None] * weights), lambda s: L1(s * weights)),
+        (GroupLasso(grid, groups=labels), lambda s: GroupLasso(s, groups=labels)),
+    ]:
+        found = path(loss, start, penalties)
+        assert found.converged.all()
+        for w, strength in zip(found.params, grid, strict=True):
+            residual = stationarity(one(strength), w, jax.grad(loss)(w))
+            assert residual < 1e-9
+
+
+def test_a_partition_has_a_path():
+    X, y = data("diabetes")
+    start = {"first": jnp.zeros(5), "second": jnp.zeros(5)}
+
+    def loss(params):
+        residual = y - X[:, :5] @ params["first"] - X[:, 5:] @ params["second"]
+        return 0.5 * jnp.mean(residual**2)
+
+    grid = np.geomspace(0.4, 0.04, 4)
+    labels = {"first": "a", "second": "b"}
+    found = path(loss, start, partition({"a": L1(grid), "b": L2(0.1)}, labels))
+    for i, strength in enumerate(grid):
+        w = jax.tree.map(lambda x, i=i: x[i], found.params)
+        one = partition({"a": L1(strength), "b": L2(0.1)}, labels)
+        assert stationarity(one, w, jax.grad(loss)(w)) < 1e-9
+
+
+def weighted(X, y):
+    def loss(params, weights):
+        residual = y - X @ params["w"] - params["b"]
+        return 0.5 * jnp.sum(weights * residual**2) / jnp.sum(weights)
+
+    return loss
+
+
+def test_vmapped_over_folds_it_is_lasso_cv():
+    X, y = data("diabetes")
+    folds = list(KFold(4, shuffle=True, random_state=0).split(X))
+    kept = np.ones((4, len(y)))
+    for row, (_, left_out) in zip(kept, folds, strict=True):
+        row[left_out] = 0
+    alphas = np.geomspace(0.5, 5e-4, 20)
+
+    @jax.jit
+    @jax.vmap
+    def errors(kept):
+        loss = functools.partial(weighted(X, y), weights=kept)
+        params = path(loss, intercept_start(10), lasso(alphas)).params
+        squares = (params["w"] @ X.T + params["b"][:, None] - y) ** 2
+        return squares @ (1 - kept) / jnp.sum(1 - kept)
+
+    model = sklearn.linear_model.LassoCV(
+        alphas=alphas, cv=folds, tol=1e-12, max_iter=1_000_000
+    ).fit(X, y)
+    ours = errors(kept)
+    np.testing.assert_allclose(ours.T, model.mse_path_, rtol=1e-8)
+    assert alphas[np.argmin(ours.mean(axis=0))] == model.alpha_
+
+
+def test_its_derivative_is_the_slope():
+    """Though eigenvectors, by which it has fewer rows, have no derivative."""
+    X, y = data("diabetes")
+    strengths = np.array([0.3, 0.1, 0.03])
+
+    @jax.jit
+    def total(factor, shift):
+        params = path(
+            lambda params: weighted(X, y + shift * X[:, 0] ** 2)(params, 1.0 + y**2),
+            intercept_start(X.shape[1]),
+            lasso(factor * strengths),
+            tol=1e-12,
+        ).params
+        return jnp.sum(params["w"] ** 2) + jnp.sum(jnp.sin(params["b"]))
+
+    slopes = jax.jit(jax.grad(total, argnums=(0, 1)))(1.0, 0.5)
+    h = 1e-5
+    expected = (
+        (total(1 + h, 0.5) - total(1 - h, 0.5)) / (2 * h),
+        (total(1.0, 0.5 + h) - total(1.0, 0.5 - h)) / (2 * h),
+    )
+    np.testing.assert_allclose(slopes, expected, rtol=1e-5)
+
+
+def test_too_few_steps_are_reported():
+    X, y = data("diabetes")
+    found = path(squared(X, y), jnp.zeros(10), L1(jnp.array([10.0, 0.01])), max_steps=1)
+    np.testing.assert_array_equal(found.converged, [True, False])
+    assert found.stationarity[1] > 1e-6
+
+
+def test_a_callback_hears_of_every_strength():
+    X, y = data("diabetes")
+    heard = []
+    path(
+        squared(X, y),
+        jnp.zeros(10),
+        L1(jnp.array([0.3, 0.1])),
+        callback=lambda *report: heard.append(list(map(float, report))),
+    )
+    jax.effects_barrier()
+    starts = [steps for steps, _, _ in heard].count(1.0)
+    assert starts == 2
+
+
+# Fewer rows for quadratic losses.
+
+
+def traced(loss, *leaves):
+    return jax.make_jaxpr(loss)(*leaves), leaves
+
+
+def test_a_reduced_loss_is_the_same_function():
+    rng = np.random.default_rng(0)
+    X, y = data("raw columns")
+    X = np.column_stack([X, X[:, 0], np.zeros(len(y)), np.ones(len(y))])
+    y, slopes = y + 3.0, rng.normal(size=X.shape[1])
+
+    def loss(w, b):
+        return 0.5 * jnp.mean((y - X @ w - b) ** 2) + slopes @ w - 0.1 * b
+
+    program, leaves = traced(loss, jnp.zeros(X.shape[1]), jnp.zeros(()))
+    quick = reduced(program, leaves)
+    rows = {v.aval.shape[0] for v in quick.jaxpr.constvars if v.aval.ndim}
+    assert max(rows) <= X.shape[1] + 1 < len(y)
+    for _ in range(3):
+        w, b = rng.normal(size=X.shape[1]), rng.normal()
+        np.testing.assert_allclose(evaluate(quick, (w, b)), loss(w, b), rtol=1e-11)
+        ours = jax.grad(lambda *x: evaluate(quick, x), argnums=(0, 1))(w, b)
+        expected = jax.grad(loss, argnums=(0, 1))(w, b)
+        scale = np.abs(expected[0]).max()
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda X, y, w: jnp.mean(jax.nn.softplus(-y * (X @ w))),
+        lambda X, y, w: jnp.mean((y - X @ w) ** 4),
+        lambda X, y, w: jnp.mean((y - X @ w) ** 2) + jnp.sum(w**3),
+        lambda X, y, w: jnp.mean((y - jnp.sum(X * w, axis=1)) ** 2),  # No product.
+        lambda X, y, w: jnp.mean((y[:15] - X[:15] @ w) ** 2),  # Few rows.
+    ],
+)
+def test_other_losses_are_left_as_they_are(loss):
+    X, y = data("diabetes")
+    program, leaves = traced(functools.partial(loss, X, y), jnp.zeros(10))
+    assert reduced(program, leaves) is None
+
+
+# The strength to begin with.
+
+
+def test_max_strength_has_its_closed_form():
+    X, y = data("diabetes")
+    y = y + 150.0
+    loss = functools.partial(weighted(X + 3, y), weights=jnp.ones(len(y)))
+    found = max_strength(loss, intercept_start(10), lasso(1.0))
+    expected = np.abs((X - X.mean(axis=0)).T @ (y - y.mean())).max() / len(y)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_max_strength_of_a_logistic_loss_solves_for_the_intercept():
+    X, y = classification_data("breast cancer")
+    found = jax.jit(
+        lambda: max_strength(logistic(X, y), intercept_start(30), lasso(1.0))
+    )()
+    rate = np.mean(y == 1)
+    expected = np.abs(X.T @ ((y == 1) - rate)).max() / len(y)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+WEIGHTS = np.linspace(0.0, 2, 10)  # The first is not penalised.
+SCALED = {
+    "L1": lambda c: L1(0.7 * c),
+    "adaptive": lambda c: L1(c * WEIGHTS),
+    "ElasticNet": lambda c: ElasticNet(0.5 * c, 0.3 * c),
+    "GroupLasso": lambda c: GroupLasso(c, groups=np.arange(10) // 3),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_all_is_zero_above_the_max_strength_and_not_below(name):
+    X, y = data("diabetes")
+    loss, penalty = squared(X, y), SCALED[name]
+    most = max_strength(loss, jnp.zeros(10), penalty(1.0))
+    solve = jax.jit(lambda c: minimize(loss, jnp.zeros(10), penalty(c)).params)
+    penalised = slice(1, None) if name == "adaptive" else slice(None)
+    assert not np.any(solve(1.01 * most)[penalised])
+    assert np.any(solve(0.99 * most)[penalised])
+
+
+def test_max_strength_is_vmapped():
+    X, y = data("diabetes")
+    shifts = np.array([0.0, 1.0])
+
+    @jax.vmap
+    def most(shift):
+        loss = squared(X, y + shift * X[:, 3])
+        return max_strength(loss, jnp.zeros(10), L1(1.0))
+
+    expected = [np.abs(X.T @ (y + s * X[:, 3])).max() / len(y) for s in shifts]
+    np.testing.assert_allclose(most(shifts), expected, rtol=1e-12)
+
+
+def test_max_strength_needs_something_that_can_be_zero():
+    X, y = data("diabetes")
+    params = {"w": jnp.zeros(10)}
+
+    def loss(params):
+        return squared(X, y)(params["w"])
+
+    with pytest.raises(ValueError, match=r"\['w'\] has L2, which gives no zeros"):
+        max_strength(loss, params, L2(1.0))
+    with pytest.raises(ValueError, match="needs a penalised leaf, got none"):
+        max_strength(loss, params, masked(L1(1.0), False))
+    with pytest.raises(TypeError, match="`max_strength` needs a penalty"):
+        max_strength(loss, params, 1.0)
+
+
+def test_a_grid_is_even_in_the_logarithm():
+    np.testing.assert_allclose(
+        strength_grid(3.0, n=7, ratio=1e-3), np.geomspace(3, 3e-3, 7), rtol=1e-13
+    )
+    assert strength_grid(3.0)[0] == 3 and strength_grid(3.0).shape == (100,)
+    np.testing.assert_array_equal(strength_grid(2.0, n=1), [2.0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"max": 0.0}, ValueError),
+        ({"max": "1"}, TypeError),
+        ({"n": 0}, ValueError),
+        ({"n": 2.5}, TypeError),
+        ({"ratio": 0.0}, ValueError),
+        ({"ratio": 1.5}, ValueError),
+    ],
+)
+def test_a_bad_grid_is_refused(bad, error):
+    with pytest.raises(error, match=f"`{next(iter(bad))}`"):
+        strength_grid(**{"max": 1.0, **bad})
+
+
+@pytest.mark.parametrize(
+    ("penalties", "match"),
+    [
+        (L1(0.1), "leading axis of one length"),
+        (ElasticNet(np.ones(3), np.ones(2)), "leading axis of one length"),
+        (L1(np.ones(0)), "at least one strength"),
+    ],
+)
+def test_strengths_that_are_no_path_are_refused(penalties, match):
+    X, y = data("diabetes")
+    with pytest.raises(ValueError, match=match):
+        path(squared(X, y), jnp.zeros(10), penalties)
+    with pytest.raises(ValueError, match="too few digits"):
+        path(squared(X, y), jnp.zeros(10, "bfloat16"), L1(np.ones(2)))
