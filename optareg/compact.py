@@ -65,7 +65,7 @@ def compact(variables: PyTree, layers: Sequence[str | Sequence[Any]]) -> PyTree:
         not handled, does not fit what is before it, or is not finite.
 
     >>> import jax, jax.numpy as jnp
-    >>> from optareg.compact import compact
+    >>> from optareg import compact
     >>> params = {
     ...     "Dense_0": {
     ...         "kernel": jnp.array([[1.0, 0.0, 2.0], [3.0, 0.0, -1.0]]),
