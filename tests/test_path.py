@@ -280,6 +280,56 @@ def test_a_callback_hears_of_every_strength():
     assert starts == 2
 
 
+def test_to_a_small_tolerance_a_path_has_the_digits_of_scikit_learn():
+    X, y = data("wide")
+    most = np.abs(X.T @ y).max() / len(y)
+    alphas = np.geomspace(most, 1e-3 * most, 30)
+    _, expected, _ = sklearn.linear_model.lasso_path(
+        X, y, alphas=alphas, tol=1e-13, max_iter=1_000_000
+    )
+    found = jax.jit(
+        lambda: path(squared(X, y), jnp.zeros(100), L1(alphas), tol=1e-12 * most)
+    )()
+    assert found.converged.all()
+    atol = 1e-8 * np.abs(expected).max()
+    np.testing.assert_allclose(found.params.T, expected, rtol=0, atol=atol)
+    assert np.mean((np.asarray(found.params.T) == 0) == (expected == 0)) > 0.99
+
+
+def test_a_scalar_strength_is_the_same_for_all():
+    X, y = data("diabetes")
+    l1 = np.geomspace(0.4, 0.04, 4)
+    found = path(squared(X, y), jnp.zeros(10), ElasticNet(l1, 0.1))
+    for w, strength in zip(found.params, l1, strict=True):
+        model = sklearn.linear_model.ElasticNet(
+            alpha=strength + 0.2,
+            l1_ratio=strength / (strength + 0.2),
+            fit_intercept=False,
+            tol=1e-13,
+            max_iter=1_000_000,
+        )
+        np.testing.assert_allclose(w, model.fit(X, y).coef_, rtol=0, atol=1e-8)
+
+
+def test_its_derivative_is_the_slope_where_no_rows_can_be_saved():
+    rng = np.random.default_rng(2)
+    X, noise = rng.normal(size=(12, 20)), rng.normal(size=12)
+    y = X[:, :3] @ np.array([2.0, -1.0, 1.0]) + 0.1 * noise
+
+    @jax.jit
+    def total(factor, y):
+        strengths = factor * jnp.array([0.1, 0.8, 0.3])
+        found = path(squared(X, y), jnp.zeros(20), L1(strengths), tol=1e-13)
+        return jnp.sum(jnp.sin(found.params) @ jnp.arange(20.0))
+
+    in_factor, in_y = jax.jit(jax.grad(total, argnums=(0, 1)))(1.0, y)
+    h = 1e-6
+    slope = (total(1 + h, y) - total(1 - h, y)) / (2 * h)
+    np.testing.assert_allclose(in_factor, slope, rtol=1e-6)
+    slope = (total(1.0, y + h * noise) - total(1.0, y - h * noise)) / (2 * h)
+    np.testing.assert_allclose(in_y @ noise, slope, rtol=1e-6)
+
+
 # Fewer rows for quadratic losses.
 
 
@@ -324,6 +374,91 @@ def test_other_losses_are_left_as_they_are(loss):
     X, y = data("diabetes")
     program, leaves = traced(functools.partial(loss, X, y), jnp.zeros(10))
     assert reduced(program, leaves) is None
+
+
+def check_same(loss, leaves, rows, scales=1.0):
+    """`reduced` has few rows, and its value and gradient are those of the loss."""
+    program, leaves = traced(loss, *leaves)
+    quick = reduced(program, leaves)
+    assert max(v.aval.shape[0] for v in quick.jaxpr.constvars if v.aval.ndim) <= rows
+    rng = np.random.default_rng(0)
+    every = tuple(range(len(leaves)))
+    for _ in range(3):
+        # Each coefficient of the size that its column asks for.
+        at = [rng.normal(size=leaf.shape) for leaf in leaves]
+        at[0] = at[0] / scales
+        np.testing.assert_allclose(evaluate(quick, at), loss(*at), rtol=1e-11)
+        ours = jax.grad(lambda *x: evaluate(quick, x), every)(*at)
+        expected = jax.grad(loss, every)(*at)
+        ours, expected = ([g[0] / scales, *g[1:]] for g in (ours, expected))
+        for a, b in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e4])
+def test_a_reduced_loss_is_the_same_for_columns_of_all_scales(spread):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 12)) * np.geomspace(1, spread, 12)
+    X = np.column_stack([X, X[:, 3], np.zeros(200), np.ones(200), X[:, 0] - X[:, 1]])
+    y, slopes = rng.normal(size=200), rng.normal(size=16) * X.std(axis=0)
+
+    def loss(w, b):
+        return 0.5 * jnp.mean((y - X @ w - b) ** 2) + slopes @ w + 0.3 * b + 2.0
+
+    scales = np.maximum(X.std(axis=0), 1)
+    check_same(loss, (jnp.zeros(16), jnp.zeros(())), rows=17, scales=scales)
+
+
+def test_a_reduced_loss_keeps_a_slope_where_no_row_is():
+    X = np.column_stack([np.random.default_rng(0).normal(size=(50, 3)), np.zeros(50)])
+    y = np.ones(50)
+
+    def loss(w):
+        return 0.5 * jnp.mean((y - X @ w) ** 2) + jnp.array([0, 0, 0, 0.5]) @ w
+
+    check_same(loss, (jnp.zeros(4),), rows=4)
+
+
+def test_losses_are_reduced_under_vmap_as_alone():
+    X, y = data("tall")
+    kept = np.random.default_rng(0).integers(0, 2, size=(3, len(y))).astype(float)
+    point = np.linspace(-1, 1, 30)
+
+    def value_and_gradient(kept):
+        def loss(w):
+            return 0.5 * jnp.mean(kept * (y - X @ w) ** 2) + 0.1 * jnp.ones(30) @ w
+
+        quick = reduced(*traced(loss, jnp.zeros(30)))
+        assert quick is not None
+        both = [lambda w: evaluate(quick, [w]), loss]
+        return [jax.value_and_grad(f)(jnp.asarray(point)) for f in both]
+
+    ours, expected = jax.jit(jax.vmap(value_and_gradient))(kept)
+    np.testing.assert_allclose(ours[0], expected[0], rtol=1e-11)
+    scale = np.abs(expected[1]).max()
+    np.testing.assert_allclose(ours[1], expected[1], rtol=0, atol=1e-11 * scale)
+
+
+def test_a_huber_loss_is_left_as_it_is():
+    X, y = data("diabetes")
+
+    def huber(w):
+        r = jnp.abs(y - X @ w)
+        return jnp.mean(jnp.where(r < 1, 0.5 * r**2, r - 0.5))
+
+    assert reduced(*traced(huber, jnp.zeros(10))) is None
+
+
+def test_matrices_and_wide_data_are_left_as_they_are():
+    X, y = data("wide")
+    assert reduced(*traced(squared(X, y), jnp.zeros(100))) is None
+    X, y = data("diabetes")
+    several = np.stack([y, -y, y**2], axis=1)
+
+    def loss(w):
+        return jnp.mean((several - X @ w) ** 2)
+
+    assert reduced(*traced(loss, jnp.zeros((10, 3)))) is None
 
 
 # The strength to begin with.
@@ -434,3 +569,123 @@ def test_strengths_that_are_no_path_are_refused(penalties, match):
         path(squared(X, y), jnp.zeros(10), penalties)
     with pytest.raises(ValueError, match="too few digits"):
         path(squared(X, y), jnp.zeros(10, "bfloat16"), L1(np.ones(2)))
+
+
+def test_max_strength_with_rare_positives():
+    rng = np.random.default_rng(0)
+    # Not centred, or the intercept would not matter.
+    X = 1 + standardize(rng.normal(size=(500, 6)))
+    y = np.where(np.arange(500) < 9, 1.0, -1.0)
+    found = max_strength(logistic(X, y), intercept_start(6), lasso(1.0))
+    rate = 9 / 500
+    expected = np.abs(X.T @ ((y == 1) - rate)).max() / 500
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_max_strength_solves_for_unpenalised_covariates():
+    X, y = data("diabetes")
+    Z, X = np.column_stack([X[:, :2], np.ones(len(y))]), X[:, 2:]
+
+    def loss(params):
+        return 0.5 * jnp.mean((y - Z @ params["free"] - X @ params["w"]) ** 2)
+
+    start = {"free": jnp.ones(3), "w": jnp.ones(8)}
+    found = jax.jit(lambda: max_strength(loss, start, masked(L1(1.0), by_path("w"))))()
+    rest = y - Z @ np.linalg.lstsq(Z, y)[0]
+    np.testing.assert_allclose(found, np.abs(X.T @ rest).max() / len(y), rtol=1e-9)
+
+
+def test_max_strength_of_adaptive_strengths_frees_those_of_zero():
+    X, y = data("diabetes")
+    strengths = np.array([0, 1, 2, 0, 0.5, 3, 1, 1, 0.1, 2])
+    free = strengths == 0
+    rest = y - X[:, free] @ np.linalg.lstsq(X[:, free], y)[0]
+    most = np.abs(X.T @ rest)[~free] / strengths[~free] / len(y)
+    found = max_strength(squared(X, y), jnp.ones(10), L1(strengths))
+    np.testing.assert_allclose(found, most.max(), rtol=1e-9)
+
+
+def test_max_strength_of_the_elastic_net_is_that_of_its_l1_part():
+    X, y = data("diabetes")
+    expected = np.abs(X.T @ y).max() / len(y) / 0.5
+    for l2 in (0.0, 0.3, 50.0):
+        found = max_strength(squared(X, y), jnp.ones(10), ElasticNet(0.5, l2))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_max_strength_of_groups_is_their_largest_dual_norm():
+    X, y = data("diabetes")
+    labels = np.arange(10) // 4
+    g = X.T @ y / len(y)
+    for scaled in (True, False):
+        penalty = GroupLasso(2.0, groups=labels, size_scaled=scaled)
+        found = max_strength(squared(X, y), jnp.ones(10), penalty)
+        sizes = [np.sqrt(np.sum(labels == k)) if scaled else 1 for k in range(3)]
+        norms = [np.linalg.norm(g[labels == k]) / 2 for k in range(3)]
+        np.testing.assert_allclose(found, np.max(np.divide(norms, sizes)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("heavy", ["first", "second"])
+def test_max_strength_of_several_leaves_is_the_largest(heavy):
+    X, y = data("diabetes")
+
+    def loss(params):
+        fit = X[:, :5] @ params["first"] + X[:, 5:] @ params["second"]
+        return 0.5 * jnp.mean((y - fit) ** 2)
+
+    start = {"first": jnp.ones(5), "second": jnp.ones(5)}
+    g = np.abs(X.T @ y).reshape(2, 5).max(axis=1) / len(y)
+    found = max_strength(loss, start, L1(2.0))
+    np.testing.assert_allclose(found, g.max() / 2, rtol=1e-12)
+
+    strengths = {"first": 0.5, "second": 0.5, heavy: 5.0}
+    expected = max(g[0] / strengths["first"], g[1] / strengths["second"])
+    for penalty in (
+        L1(strengths),
+        partition(
+            {"a": L1(strengths["first"]), "b": L1(strengths["second"])},
+            {"first": "a", "second": "b"},
+        ),
+    ):
+        found = max_strength(loss, start, penalty)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_max_strength_does_not_depend_on_the_start_and_compiles():
+    X, y = data("diabetes")
+    X, y = X + 3, y + 150
+
+    @jax.jit
+    @jax.vmap
+    def most(w, b):
+        loss = functools.partial(weighted(X, y), weights=jnp.ones(len(y)))
+        return max_strength(loss, {"w": w, "b": b}, lasso(1.0))
+
+    starts = np.random.default_rng(0).normal(size=(3, 11))
+    expected = np.abs((X - X.mean(axis=0)).T @ (y - y.mean())).max() / len(y)
+    found = most(starts[:, :10], 100 * starts[:, 10])
+    np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-9)
+
+
+def test_a_grid_ends_exactly_at_its_ratio():
+    for most, ratio, n in [(3.0, 1e-3, 30), (0.7, 0.05, 7), (1e-6, 1.0, 4)]:
+        grid = np.asarray(strength_grid(most, n, ratio))
+        assert grid[0] == most and grid[-1] == most * ratio
+        np.testing.assert_allclose(
+            grid, np.geomspace(most, most * ratio, n), rtol=1e-13
+        )
+
+
+def test_a_grid_compiles_and_is_vmapped():
+    most = jnp.array([1.0, 20.0])
+    grids = jax.jit(jax.vmap(lambda m: strength_grid(m, 5, 0.1)))(most)
+    expected = np.geomspace(most, 0.1 * most, 5).T
+    np.testing.assert_allclose(grids, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max": -1.0}, {"max": np.inf}, {"max": np.nan}, {"ratio": -0.1}]
+)
+def test_a_grid_out_of_range_is_refused(bad):
+    with pytest.raises(ValueError, match=f"`{next(iter(bad))}`"):
+        strength_grid(**{"max": 1.0, **bad})

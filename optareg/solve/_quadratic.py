@@ -48,12 +48,12 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
     # Of unit diagonal, so that columns of all scales keep their digits.
     diagonal = jnp.diagonal(hessian)
     scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    values, vectors = jnp.linalg.eigh(hessian / (scale * scale[:, None]))
+    values, vectors = jnp.linalg.eigh(hessian / (scale[None, :] * scale[:, None]))
     tiny = flat.size * epsilon(flat.dtype) * jnp.max(values, initial=0)
     some = values > tiny
     roots = jnp.sqrt(jnp.where(some, values, 0))
     # loss(w) = ½‖R w + s‖² + b·w + c, where b is what no row can say.
-    rows = roots[:, None] * vectors.T * scale
+    rows = roots[:, None] * vectors.T * scale[None, :]
     shift = jnp.where(some, vectors.T @ (slope / scale) / jnp.where(some, roots, 1), 0)
     rest = slope - rows.T @ shift
     constant = of_flat(flat) - 0.5 * jnp.sum(shift**2)
@@ -84,6 +84,9 @@ def is_quadratic(loss: ClosedJaxpr, leaves: Sequence[Array]) -> bool:
     jaxpr = jax.make_jaxpr(flat)(*leaves, *leaves).jaxpr
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     for equation in reversed(jaxpr.eqns):
-        if any(v in needed for v in equation.outvars):
+        if not any(v in needed for v in equation.outvars):
+            continue
+        # The power 0 reads nothing; JAX before 0.7 differentiates squares to it.
+        if equation.primitive.name != "integer_pow" or equation.params["y"] != 0:
             needed.update(variables(equation))
     return not any(v in needed for v in jaxpr.invars[: len(leaves)])

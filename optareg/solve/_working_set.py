@@ -222,7 +222,9 @@ def solve(
     ]
     # A penalty may have a domain: positive weights, for instance.
     domain = problem.unscaled(w).dual(w, 0.0)
-    w = tuple(map(jnp.subtract, w, domain))
+    w = tuple(
+        x - jnp.where(jnp.isfinite(d), d, 0) for x, d in zip(w, domain, strict=True)
+    )
     first = start(problem.unscaled(w), w)
     state = State(
         w=w,

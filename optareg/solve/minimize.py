@@ -10,7 +10,7 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
-from optareg._tree import Tree, epsilon, is_hole, path_name
+from optareg._tree import Tree, epsilon, is_hole, path_name, widest
 from optareg.inspect import stationarity
 from optareg.penalties.base import Block, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty
@@ -24,6 +24,7 @@ from optareg.solve._newton import (
     linear_system,
     slope,
 )
+from optareg.solve._newton import start as state_at
 from optareg.solve._working_set import Composite, Outcome, solve
 from optareg.transforms._arguments import check_optimizer
 from optareg.transforms.proximal import proximal
@@ -34,6 +35,11 @@ Array = jax.Array
 PyTree = Any
 Loss = Callable[[PyTree], Array]
 Callback = Callable[[Any, Any, Any], None]
+
+# In parts of the gradient: what nearly all problems reach in spite of rounding.
+SINGLE_TOLERANCE, DOUBLE_TOLERANCE = 3e-6, 4e-11
+# Numbers whose distances are larger are of half precision.
+HALF = 1e-6
 
 
 class Solution(NamedTuple):
@@ -87,9 +93,8 @@ def minimize(
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.
       tol: the stationarity to stop at, in units of the loss per unit of weight, as a
-        strength. By default 2e-5 in float32 and 4e-11 in float64 (the machine's
-        precision to the power ⅔) times the largest entry of the loss's gradient, at
-        `params` or at zero.
+        strength. By default 3e-6 in float32 and 4e-11 in float64, times the largest
+        entry of the loss's gradient at zero; at `params` if that is not finite.
       max_steps: the number of iterations to stop at.
       callback: called with (steps, objective, stationarity) after each iteration, for
         instance to print; with working sets, of the set at work. None costs nothing.
@@ -120,27 +125,39 @@ def minimize(
     """
     check_is_penalty(penalty, "minimize")
     tree = check_arguments(loss, params, tol, max_steps)
-    blocks = cover(penalty.resolve(tree), tree)
+    blocks = nonempty(cover(penalty.resolve(tree), tree), tree)
     traced = trace(loss, tree, blocks)
     leaves = arrays(tree, blocks)
-    if optimizer is not None:
-        inner = check_optimizer(optimizer, "minimize")
-        if tol is None:
-            tol = default_tolerance(traced, leaves)
-        start = rebuild(tree, blocks, leaves)
-        return by_optimizer(inner, loss, start, penalty, tol, max_steps, callback)
-    check_precision(tree)
     if tol is None:
-        tol = default_tolerance(traced, leaves)
+        tol = default_tolerance(traced, leaves, tree)
     penalties = tuple(block.penalty for block in blocks)
+    if optimizer is None:
+        check_precision(tree)
+        options = tol, max_steps, callback
+        outcome = differentiable(traced, traced, penalties, leaves, 1.0, *options)
+        return solution(tree, blocks, outcome, tol)
+
+    inner = check_optimizer(optimizer, "minimize")
+    consts, fixed = jax.lax.stop_gradient((traced.consts, penalty))
+
+    def fixed_loss(params: PyTree) -> Array:
+        program = ClosedJaxpr(traced.jaxpr, consts)
+        return evaluate(program, arrays(Tree(params), blocks))
+
+    start = rebuild(tree, blocks, leaves)
     options = tol, max_steps, callback
-    outcome = differentiable(traced, traced, penalties, leaves, 1.0, *options)
-    return solution(tree, blocks, outcome, tol)
+    found = by_optimizer(inner, fixed_loss, start, fixed, *options)
+    if any(epsilon(x.dtype) > HALF for x in leaves):
+        return found
+    # As it is, but with the derivative.
+    end = arrays(Tree(found.params), blocks)
+    outcome = differentiable(traced, None, penalties, end, 1.0, *options)
+    return found._replace(params=rebuild(tree, blocks, outcome.w))
 
 
 def differentiable(
     traced: ClosedJaxpr,
-    quick: ClosedJaxpr,
+    quick: ClosedJaxpr | None,
     penalties: tuple[Penalty, ...],
     leaves: Leaves,
     damping: Array | float,
@@ -150,7 +167,8 @@ def differentiable(
 ) -> Outcome:
     """`solve` of `quick`, with the derivative of `traced`, the same function.
 
-    The derivative is by the implicit function theorem.
+    The derivative is by the implicit function theorem. Without `quick` the leaves are
+    the solution already.
     """
 
     def problem(consts: Any, penalties: Any, program: Any = traced) -> Composite:
@@ -169,6 +187,9 @@ def differentiable(
         damping: Any,
         tol: Any,
     ) -> Outcome:
+        if quick is None:
+            end = state_at(problem(consts, penalties).unscaled(w), w)
+            return Outcome(w, end.stationarity, end.steps, end.damping)
         here = problem(quick_consts, penalties, quick)
         return solve(here, w, damping, tol, max_steps, callback)
 
@@ -208,7 +229,8 @@ def differentiable(
         zero = jax.tree.map(zero_tangent, outcome)
         return outcome, zero._replace(w=prox_slope(p))
 
-    return run(traced.consts, penalties, quick.consts, leaves, damping, tol)
+    given = [] if quick is None else quick.consts
+    return run(traced.consts, penalties, given, leaves, damping, tol)
 
 
 def zero_tangent(x: Array) -> Any:
@@ -281,16 +303,27 @@ def all_finite(tree: PyTree) -> Array:
 
 
 def arrays(tree: Tree, blocks: Sequence[Block]) -> Leaves:
-    """The arrays of the blocks of `tree`."""
-    return tuple(block.join(tree.leaves) for block in blocks)
+    """The arrays of the blocks of `tree`, all of the precision of the widest."""
+    leaves = [block.join(tree.leaves) for block in blocks]
+    wide = widest(*(x.real.dtype for x in leaves))
+    return tuple(x.astype(widest(x.dtype, wide)) for x in leaves)
 
 
 def rebuild(tree: Tree, blocks: Sequence[Block], leaves: Sequence[Array]) -> PyTree:
     """The tree with other arrays in its blocks, which cover it."""
     result = list(tree.leaves)
     for block, leaf in zip(blocks, leaves, strict=True):
-        block.put(leaf, result, tree.leaves)
+        dtype = tree.leaves[block.at[0]].dtype
+        block.put(leaf.astype(dtype), result, tree.leaves)
     return tree.build(result)
+
+
+def nonempty(blocks: Sequence[Block], tree: Tree) -> list[Block]:
+    """The blocks with entries; raises if there are none."""
+    result = [block for block in blocks if block.join(tree.leaves).size]
+    if not result:
+        raise ValueError("there is nothing to minimise over: `params` has no entries.")
+    return result
 
 
 def solution(
@@ -307,11 +340,18 @@ def solution(
 
 def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
     """The loss as a program of the blocks; raises if its result is no scalar."""
+    leaves = arrays(tree, blocks)
+    wide = widest(*(x.real.dtype for x in leaves))
 
-    def of_leaves(*leaves: Array) -> Array:
-        return loss(rebuild(tree, blocks, leaves))
+    def of_leaves(*leaves: Array) -> Any:
+        result = loss(rebuild(tree, blocks, leaves))
+        dtype = getattr(result, "dtype", None)
+        # More digits than the leaves have say nothing.
+        if dtype in (jnp.float32, jnp.float64) and epsilon(dtype) < epsilon(wide):
+            return result.astype(wide)
+        return result
 
-    traced = jax.make_jaxpr(of_leaves)(*arrays(tree, blocks))
+    traced = jax.make_jaxpr(of_leaves)(*leaves)
     results = traced.out_avals
     if len(results) != 1 or results[0].shape != ():
         raise TypeError(
@@ -323,14 +363,21 @@ def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
     return traced
 
 
-def default_tolerance(traced: ClosedJaxpr, leaves: Leaves) -> Array:
+def default_tolerance(traced: ClosedJaxpr, leaves: Leaves, tree: Tree) -> Array:
     """A stationarity that the precision of the numbers allows."""
     gradient = jax.grad(lambda leaves: evaluate(traced, leaves))
-    both = [*gradient(leaves), *gradient(jax.tree.map(jnp.zeros_like, leaves))]
     dtype = traced.out_avals[0].dtype
-    size = largest([jnp.abs(g) for g in both], dtype)
-    eps = max(epsilon(d) for d in (dtype, *(x.dtype for x in leaves)))
-    return jnp.multiply(jax.lax.stop_gradient(size), eps ** (2 / 3))
+
+    def size_at(leaves: Leaves) -> Array:
+        return largest([jnp.abs(g) for g in gradient(leaves)], dtype)
+
+    # At the start, which may be far off, only if need be.
+    at_zero = size_at(jax.tree.map(jnp.zeros_like, leaves))
+    size = jnp.where(jnp.isfinite(at_zero) & (at_zero > 0), at_zero, size_at(leaves))
+    dtypes = [dtype, *(x.dtype for x in tree.leaves if not is_hole(x))]
+    eps = max(epsilon(d) for d in dtypes)
+    relative = DOUBLE_TOLERANCE if eps < 1e-10 else SINGLE_TOLERANCE
+    return jnp.multiply(jax.lax.stop_gradient(size), relative)
 
 
 # Checks.
@@ -343,6 +390,8 @@ def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree
             f"`loss` must be a function of the parameters, got {loss!r}. "
             "Are the arguments swapped?"
         )
+    if isinstance(max_steps, float):
+        raise TypeError(f"`max_steps` must be an integer, got {max_steps!r}.")
     if tol is not None:
         check_number(tol, "`tol`", scalar=True)
     check_number(max_steps, "`max_steps`", zero=False, scalar=True)
@@ -360,7 +409,7 @@ def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree
 def check_precision(tree: Tree) -> None:
     """Raises if a leaf has too few digits for a tolerance."""
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
-        if not is_hole(leaf) and epsilon(leaf.dtype) > 1e-6:
+        if not is_hole(leaf) and epsilon(leaf.dtype) > HALF:
             raise ValueError(
                 f"the leaf at {path_name(path)} has dtype {leaf.dtype}, which has too "
                 "few digits to solve to a tolerance. Cast it to float32, or give an "

@@ -27,6 +27,7 @@ from optareg.solve.minimize import (
     default_tolerance,
     differentiable,
     minimize,
+    nonempty,
     rebuild,
     solution,
     trace,
@@ -111,13 +112,14 @@ def path(
     check_precision(tree)
 
     def blocks_at(strengths: list[Array]) -> list[Block]:
-        return cover(jax.tree.unflatten(treedef, strengths).resolve(tree), tree)
+        penalty = jax.tree.unflatten(treedef, strengths)
+        return nonempty(cover(penalty.resolve(tree), tree), tree)
 
     blocks = blocks_at([s[0] for s in strengths])
     traced = trace(loss, tree, blocks)
     start = arrays(tree, blocks)
     if tol is None:
-        tol = default_tolerance(traced, start)
+        tol = default_tolerance(traced, start, tree)
     fewer_rows = reduced(traced, start)
     quick = traced if fewer_rows is None else fewer_rows
 

@@ -1,0 +1,613 @@
+"""`tied`: the leaves of a unit are penalised as one row, by hand and in networks."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from optareg import (
+    L1,
+    MCP,
+    ElasticNet,
+    GroupLasso,
+    SparseGroupLasso,
+    add_penalty_gradient,
+    by_path,
+    masked,
+    max_strength,
+    minimize,
+    partition,
+    path,
+    proximal,
+    proximal_step,
+    stationarity,
+    tied,
+)
+from references import accelerated_descent, adam, diabetes, nearest_to
+from references import train as train_by_hand
+from training import assert_same, wine
+
+UNITS = r"(?:Dense|LayerNorm)_([01])"
+
+
+def network(seed: int = 0, dtype=jnp.float32):
+    """Two hidden layers of 4 and 2 units with norms, and a head."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    return {
+        "Dense_0": {"kernel": leaf(3, 4), "bias": leaf(4)},
+        "LayerNorm_0": {"scale": leaf(4), "bias": leaf(4)},
+        "Dense_1": {"kernel": leaf(4, 2), "bias": leaf(2)},
+        "LayerNorm_1": {"scale": leaf(2), "bias": leaf(2)},
+        "Dense_2": {"kernel": leaf(2, 1), "bias": leaf(1)},
+    }
+
+
+def join(params):
+    """A row for each unit, by hand; what is left out stays as it is."""
+    joined = {"Dense_2": params["Dense_2"]}
+    for k in "01":
+        dense, norm = params[f"Dense_{k}"], params[f"LayerNorm_{k}"]
+        columns = [dense["bias"], *dense["kernel"], norm["bias"], norm["scale"]]
+        joined[k] = jnp.stack(columns, axis=1)
+    return joined
+
+
+def untie(joined):
+    """The inverse of `join`."""
+    params = {"Dense_2": joined["Dense_2"]}
+    for k in "01":
+        bias, *kernel, norm_bias, scale = joined[k].T
+        params[f"Dense_{k}"] = {"kernel": jnp.stack(kernel), "bias": bias}
+        params[f"LayerNorm_{k}"] = {"scale": scale, "bias": norm_bias}
+    return params
+
+
+def rows(penalty):
+    """`penalty` on the joined arrays."""
+    return masked(penalty, {"0": True, "1": True, "Dense_2": False})
+
+
+def assert_near(a, b, atol=1e-12):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+
+
+def test_joining_by_hand_and_back_is_nothing():
+    assert_same(untie(join(network())), network())
+
+
+PENALTIES = {
+    "GroupLasso": GroupLasso(0.8, axis=1),
+    "not scaled": GroupLasso(2.0, axis=-1, size_scaled=False),
+    "SparseGroupLasso": SparseGroupLasso(0.2, 0.6, axis=1),
+    "MCP": MCP(0.4),
+    "positive": ElasticNet(0.4, 0.1, positive=True),
+}
+every_penalty = pytest.mark.parametrize(
+    "penalty", PENALTIES.values(), ids=PENALTIES.keys()
+)
+
+
+@jax.jit
+def look(penalty, w):
+    """Value, gradient, the gradient by JAX, and prox."""
+    by_jax = jax.grad(penalty.value)(w)
+    return penalty.value(w), penalty.gradient(w), by_jax, penalty.prox(w, 1.0)
+
+
+@pytest.mark.usefixtures("x64")
+@every_penalty
+class TestJoined:
+    """All of it is the penalty of the arrays joined by hand."""
+
+    def test_value_gradient_and_prox(self, penalty, strict):
+        w = network(dtype=jnp.float64)
+        value, gradient, by_jax, x = look(tied(penalty, UNITS), w)
+        expected = look(rows(penalty), join(w))
+        np.testing.assert_allclose(value, expected[0], rtol=1e-14)
+        assert_near(gradient, untie(expected[1]))
+        assert_near(x, untie(expected[3]))
+        if penalty is not PENALTIES["positive"]:  # There the value is infinite.
+            assert_near(by_jax, gradient)
+        _, zero, by_jax, _ = look(tied(penalty, UNITS), jax.tree.map(jnp.zeros_like, w))
+        assert not any(jnp.any(g) for g in jax.tree.leaves((zero, by_jax)))
+
+    def test_stationarity(self, penalty):
+        w, g = network(dtype=jnp.float64), network(1, jnp.float64)
+        w = look(tied(penalty, UNITS), w)[-1]
+        found = jax.jit(stationarity)(tied(penalty, UNITS), w, g)
+        by_hand = jax.jit(stationarity)(rows(penalty), join(w), join(g))
+        np.testing.assert_allclose(found, by_hand, rtol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["GroupLasso", "SparseGroupLasso", "positive"])
+def test_training_step_by_step(name):
+    penalty = PENALTIES[name]
+    goal, start = network(1, jnp.float64), network(2, jnp.float64)
+    loss, joined_loss = nearest_to(goal), nearest_to(join(goal))
+    a = proximal(optax.adam(0.1), tied(penalty, UNITS))
+    b = proximal(optax.adam(0.1), rows(penalty))
+    w, v = start, join(start)
+    state, hand_state = jax.jit(a.init)(w), jax.jit(b.init)(v)
+    update_a, update_b = jax.jit(a.update), jax.jit(b.update)
+    for _ in range(60):
+        move, state = update_a(jax.grad(loss)(w), state, w)
+        w = optax.apply_updates(w, move)
+        move, hand_state = update_b(jax.grad(joined_loss)(v), hand_state, v)
+        v = optax.apply_updates(v, move)
+    assert_near(w, untie(v), atol=1e-9)
+    z = state.z["Dense_0"]["kernel"]
+    np.testing.assert_allclose(z.T, hand_state.z["0"][:, 1:4], atol=1e-9)
+    assert state.z["LayerNorm_1"]["scale"].shape == (2,)
+    assert isinstance(state.z["Dense_2"]["kernel"], optax.MaskedNode)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("way", ["gradient", "step", "proximal"])
+def test_every_way_ends_at_the_prox(way):
+    ties = tied(GroupLasso(0.9, axis=1), UNITS)
+    optimizer = {
+        "gradient": optax.chain(add_penalty_gradient(ties), optax.sgd(0.1)),
+        "step": optax.chain(optax.sgd(0.1), proximal_step(ties, 0.1)),
+        "proximal": proximal(adam(0.2, 1000), ties),
+    }[way]
+    goal = network(1, jnp.float64)
+    w = train_by_hand(optimizer, nearest_to(goal), network(2, jnp.float64), 1000)
+    expected = untie(rows(GroupLasso(0.9, axis=1)).prox(join(goal), 1.0))
+    assert_near(w, expected, atol=1e-6 if way != "gradient" else 0.4)
+    if way != "gradient":
+        gone = jax.tree.map(lambda x: np.asarray(x == 0).tolist(), (w, expected))
+        assert gone[0] == gone[1]
+        assert any(jnp.any(x == 0) for x in jax.tree.leaves(w))
+
+
+class TestSolving:
+    """A regression whose coefficients stand in two arrays."""
+
+    def losses(self):
+        X, y = map(jnp.asarray, diabetes())
+
+        def joined(w):  # Five units of two coefficients each.
+            return 0.5 * jnp.mean((y - X @ w.reshape(-1)) ** 2)
+
+        def loss(params):
+            both = [params["bias"], params["kernel"][0]]
+            return joined(jnp.stack(both, axis=1))
+
+        start = {"kernel": jnp.zeros((1, 5)), "bias": jnp.zeros(5)}
+        return loss, joined, start
+
+    def make(self, c):
+        return tied(GroupLasso(c, axis=1), lambda p: {"kernel": 0, "bias": 0})
+
+    def test_minimize_max_strength_and_path(self, x64):
+        loss, joined, start = self.losses()
+        largest = max_strength(loss, start, self.make(1.0))
+        at_zero = jax.grad(joined)(jnp.zeros((5, 2)))
+        by_hand = np.linalg.norm(at_zero, axis=1).max() / np.sqrt(2)
+        np.testing.assert_allclose(largest, by_hand, rtol=1e-14)
+
+        strengths = np.array([1.01, 0.99, 0.3]) * float(largest)
+        found = path(loss, start, self.make(strengths))
+        assert np.all(found.converged)
+        assert found.params["kernel"].shape == (3, 1, 5)
+        assert not np.any(found.params["bias"][0])
+        assert np.any(found.params["bias"][1])
+        assert 0 < np.sum(found.params["bias"][2] == 0) < 5
+
+        def prox(w, step):  # Of the groups by hand; their weight is √2.
+            rows = w.reshape(5, 2)
+            length = np.linalg.norm(rows, axis=1, keepdims=True)
+            kept = 1 - step * strengths[2] * np.sqrt(2) / np.maximum(length, 1e-30)
+            return np.ravel(rows * np.maximum(kept, 0))
+
+        expected = accelerated_descent(diabetes(), prox).reshape(5, 2)
+        for row, name in enumerate(("bias", "kernel")):
+            w = np.ravel(found.params[name][2])
+            np.testing.assert_allclose(w, expected[:, row], rtol=0, atol=1e-9)
+            np.testing.assert_array_equal(w == 0, expected[:, row] == 0)
+
+        one = minimize(loss, start, self.make(strengths[2]))
+        assert one.converged
+        np.testing.assert_allclose(
+            one.params["bias"], found.params["bias"][2], rtol=0, atol=1e-9
+        )
+        g = jax.grad(loss)(one.params)
+        assert stationarity(self.make(strengths[2]), one.params, g) < 1e-9
+
+
+# Networks.
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            x = nn.relu(nn.LayerNorm()(nn.Dense(16)(x)))
+        return nn.Dense(3)(x)
+
+
+class NNX(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(13, 16, rngs=rngs)
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+        self.out = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.norm(self.hidden(x))))
+
+
+def cross_entropy(logits):
+    return jnp.mean(optax.softmax_cross_entropy(logits, jnp.asarray(wine()[1])))
+
+
+def accuracy(logits):
+    return np.mean(np.argmax(logits, -1) == np.argmax(wine()[1], -1))
+
+
+def gone_together(dense, norm) -> int:
+    """How many units vanished; each is zero in all of its entries or in none."""
+    leaves = [*dense["kernel"], dense["bias"], norm["scale"], norm["bias"]]
+    zeros = np.stack([np.asarray(leaf) == 0 for leaf in leaves])
+    np.testing.assert_array_equal(zeros.any(axis=0), zeros.all(axis=0))
+    return int(zeros.all(axis=0).sum())
+
+
+def test_units_of_a_linen_network_vanish_as_one():
+    X = jnp.asarray(wine()[0])
+    model = Linen()
+    params = model.init(jax.random.key(0), X[:1])["params"]
+
+    def loss(params):
+        return cross_entropy(model.apply({"params": params}, X))
+
+    penalty = tied(GroupLasso(0.02, axis=1), UNITS)
+    w = train_by_hand(proximal(adam(0.02, 600), penalty), loss, params, 600)
+    for k in "01":
+        count = gone_together(w[f"Dense_{k}"], w[f"LayerNorm_{k}"])
+        assert 0 < count < 16
+    assert not jnp.any(w["Dense_2"]["kernel"] == 0)
+    assert accuracy(model.apply({"params": w}, X)) > 0.95
+    # A wider tree, as of `init` whole, is found by the same expression.
+    np.testing.assert_allclose(penalty.value({"params": w}), penalty.value(w))
+
+
+def test_units_of_an_nnx_network_vanish_as_one():
+    model = NNX(nnx.Rngs(0))
+    X = jnp.asarray(wine()[0])
+    penalty = tied(GroupLasso(0.02, axis=1), lambda params: labels(params))
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda at, _: None if "out" in jax.tree_util.keystr(at) else "hidden units",
+            params,
+        )
+
+    optimizer = nnx.Optimizer(model, proximal(adam(0.02, 400), penalty), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        gradient = nnx.grad(lambda model: cross_entropy(model(X)))(model)
+        optimizer.update(model, gradient)
+
+    for _ in range(400):
+        step(model, optimizer)
+    w = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert 0 < gone_together(w["hidden"], w["norm"]) < 16
+    assert accuracy(model(X)) > 0.95
+
+
+def test_an_expression_finds_the_layers_of_an_nnx_state():
+    state = nnx.state(NNX(nnx.Rngs(0)), nnx.Param)
+    pure = nnx.to_pure_dict(state)
+    ties = tied(GroupLasso(1.0, axis=1), "hidden|norm")
+    # The matches differ, so the layer and its norm are units of their own.
+    hidden = np.vstack([pure["hidden"]["kernel"], pure["hidden"]["bias"]])
+    norm = np.vstack([pure["norm"]["scale"], pure["norm"]["bias"]])
+    expected = sum(
+        np.sqrt(len(w)) * np.linalg.norm(w, axis=0).sum() for w in (hidden, norm)
+    )
+    np.testing.assert_allclose(ties.value(state), expected, rtol=1e-5)
+
+
+def test_heads_of_attention():
+    model = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=6)
+    x = jnp.ones((1, 3, 5))
+    params = {"layer": model.init(jax.random.key(0), x)["params"]}
+    params = jax.tree.map(lambda w: w + 0.1, params)
+    heads = tied(
+        GroupLasso(1.0, axis=1, size_scaled=False),
+        r"(layer)'\]\['(?:query|key|value)",
+        axis=-2,
+    )
+    lengths = [
+        np.sqrt(
+            sum(
+                np.sum(params["layer"][part]["kernel"][:, head] ** 2)
+                + np.sum(params["layer"][part]["bias"][head] ** 2)
+                for part in ("query", "key", "value")
+            )
+        )
+        for head in range(2)
+    ]
+    np.testing.assert_allclose(heads.value(params), sum(lengths), rtol=1e-6)
+    x = heads.prox(params, (lengths[0] + lengths[1]) / 2)["layer"]
+    weaker = int(np.argmin(lengths))
+    for part in ("query", "key", "value"):
+        assert not jnp.any(x[part]["kernel"][:, weaker])
+        assert not jnp.any(x[part]["bias"][weaker])
+        assert jnp.all(x[part]["kernel"][:, 1 - weaker] != 0)
+    assert_same(x["out"], params["layer"]["out"])
+
+
+# Labels, strengths, and what is around.
+
+PARTS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": jnp.ones((4, 5))}
+LABELS = {
+    "expression": r"\['(a)'\]",
+    "whole match": r"\['a'\]",
+    "tree": {"a": "units", "b": None},
+    "function": lambda params: {"a": {"kernel": 1.5, "bias": 1.5}, "b": None},
+    "deep tree": {"a": {"kernel": 7, "bias": 7}, "b": optax.MaskedNode()},
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+def test_labels_may_be_an_expression_a_tree_or_a_function(labels):
+    penalty = tied(GroupLasso(1.0, axis=1), labels)
+    np.testing.assert_allclose(penalty.value(PARTS), 3 * 3, rtol=1e-6)
+    x = penalty.prox(PARTS, 0.5)
+    np.testing.assert_allclose(x["a"]["bias"], np.full(3, 0.5), rtol=1e-6)
+    assert_same(x["b"], PARTS["b"])
+    assert not jnp.any(penalty.gradient(PARTS)["b"])
+
+
+def test_without_a_match_there_is_no_penalty():
+    penalty = tied(GroupLasso(1.0, axis=1), "Conv")
+    assert penalty.value(PARTS) == 0
+    assert_same(penalty.prox(PARTS, 1.0), PARTS)
+    assert penalty.value({}) == 0
+
+
+def test_two_groups_of_an_expression_make_one_label():
+    params = {
+        "block_0": {"up": jnp.ones((2, 3)), "scale": jnp.ones(3)},
+        "block_1": {"up": jnp.ones((2, 4)), "scale": jnp.ones(4)},
+    }
+    penalty = tied(GroupLasso(1.0, axis=1), r"(block)_(\d)")
+    np.testing.assert_allclose(penalty.value(params), 3 * 3 + 3 * 4, rtol=1e-6)
+
+
+def test_strengths_and_parts_go_by_label():
+    w = network()
+    each = tied(GroupLasso({"0": 0.2, "1": 0.0}, axis=1), UNITS)
+    lengths = np.linalg.norm(join(w)["0"], axis=1)
+    np.testing.assert_allclose(each.value(w), 0.2 * 6**0.5 * sum(lengths), rtol=1e-6)
+    assert_same(each.prox(w, 9.0)["Dense_1"], w["Dense_1"])
+    parts = tied(partition({"x": L1(1.0), "y": None}, {"0": "x", "1": "y"}), UNITS)
+    expected = np.abs(join(w)["0"]).sum()
+    np.testing.assert_allclose(parts.value(w), expected, rtol=1e-6)
+    some = tied(masked(L1(1.0), {"0": True, "1": False}), UNITS)
+    np.testing.assert_allclose(some.value(w), expected, rtol=1e-6)
+    # A strength for each unit, as a column.
+    units = tied(
+        GroupLasso({"0": np.array([[9.0], [0], [0], [0]]), "1": 0.0}, axis=1), UNITS
+    )
+    x = units.prox(w, 1.0)
+    assert gone_together(x["Dense_0"], x["LayerNorm_0"]) == 1
+    assert not jnp.any(x["Dense_0"]["kernel"][:, 0])
+
+
+def test_tied_within_masked_and_partition():
+    w = network()
+    whole = tied(GroupLasso(1.0, axis=1), UNITS)
+    kernels = masked(whole, by_path("kernel"))
+    expected = sum(
+        np.sqrt(n) * np.linalg.norm(w[layer]["kernel"], axis=0).sum()
+        for layer, n in (("Dense_0", 3), ("Dense_1", 4))
+    )
+    np.testing.assert_allclose(kernels.value(w), expected, rtol=1e-6)
+    both = partition(
+        {True: whole, False: L1(1.0)},
+        {k: not k.endswith("2") for k in w},
+    )
+    head = sum(np.abs(x).sum() for x in w["Dense_2"].values())
+    np.testing.assert_allclose(both.value(w), whole.value(w) + head, rtol=1e-6)
+
+
+def test_single_weights_need_no_ties():
+    w = network()
+    dense = masked(L1(0.3), by_path("Dense_[01]|Norm"))
+    ties = tied(L1(0.3), UNITS)
+    np.testing.assert_allclose(ties.value(w), dense.value(w), rtol=1e-6)
+    assert_same(ties.prox(w, 1.0), dense.prox(w, 1.0))
+    assert_same(ties.gradient(w), dense.gradient(w))
+
+
+def test_under_jit_and_vmap():
+    w, traces = network(), 0
+
+    @jax.jit
+    def prox(penalty, w):
+        nonlocal traces
+        traces += 1
+        return penalty.prox(w, 1.0)
+
+    for c in (0.1, 0.5):
+        expected = tied(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
+        found = prox(tied(GroupLasso(c, axis=1), UNITS), w)
+        assert_near(found, expected, atol=1e-6)
+    assert traces == 1
+    strengths = jnp.array([0.0, 0.1, 0.5])
+    ties = tied(GroupLasso(strengths, axis=1), UNITS)
+    swept = jax.vmap(lambda p: p.prox(w, 1.0))(ties)
+    for i, c in enumerate(strengths):
+        expected = tied(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
+        assert_near(jax.tree.map(lambda x, i=i: x[i], swept), expected, atol=1e-6)
+
+    def end(penalty):
+        return train_by_hand(proximal(optax.adam(0.1), penalty), nearest_to(w), w, 20)
+
+    trained = jax.vmap(end)(ties)
+    one = end(tied(GroupLasso(0.5, axis=1), UNITS))
+    assert_near(jax.tree.map(lambda x: x[2], trained), one, atol=1e-5)
+
+
+def test_the_state_survives_a_round_trip():
+    w = network()
+    optimizer = proximal(optax.adam(0.1), tied(GroupLasso(0.1, axis=1), UNITS))
+    state = optimizer.init(w)
+    _, state = jax.jit(optimizer.update)(w, state, w)
+    doubled = optax.tree_utils.tree_map_params(optimizer, lambda x: 2 * x, state)
+    halved = optax.tree_utils.tree_map_params(optimizer, lambda x: x / 2, doubled)
+    assert_same(halved, state)
+    np.testing.assert_array_equal(
+        doubled.z["Dense_0"]["bias"], 2 * state.z["Dense_0"]["bias"]
+    )
+    shapes = jax.tree.map(lambda z: z.shape, state.z["LayerNorm_0"])
+    assert shapes == {"scale": (4,), "bias": (4,)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16])
+def test_half_precision_leaves_vanish_as_one(dtype):
+    w = network(dtype=dtype)
+    penalty = tied(GroupLasso(0.9, axis=1), UNITS)
+    value, _, _, x = look(penalty, w)
+    assert value.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(x)} == {jnp.dtype(dtype)}
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), w)
+    expected = jax.tree.map(lambda y: y.astype(dtype), look(penalty, single)[-1])
+    assert_same(x, expected)
+    optimizer = proximal(optax.adam(0.05), penalty)
+    end = train_by_hand(optimizer, nearest_to(w), w, 100)
+    assert gone_together(end["Dense_0"], end["LayerNorm_0"]) > 0
+
+
+def test_complex_leaves_are_tied():
+    w = {"kernel": jnp.array([[3.0 + 0j, 0.1]]), "bias": jnp.array([4j, 0.1j])}
+    ties = tied(GroupLasso(1.0, axis=1, size_scaled=False), {"kernel": 0, "bias": 0})
+    np.testing.assert_allclose(ties.value(w), 5 + 0.02**0.5, rtol=1e-6)
+    x = ties.prox(w, 2.5)
+    np.testing.assert_allclose(x["kernel"], [[1.5, 0]], rtol=1e-6)
+    np.testing.assert_allclose(x["bias"], [2j, 0], rtol=1e-6)
+
+
+def test_optax_masks_around_whole_units():
+    w = network()
+    inner = proximal(optax.sgd(0.1), tied(GroupLasso(9.0, axis=1), UNITS))
+    optimizer = optax.masked(inner, by_path("_0"))
+    zeros = jax.tree.map(jnp.zeros_like, w)
+    updates, _ = optimizer.update(zeros, optimizer.init(w), w)
+    assert jnp.any(updates["Dense_0"]["kernel"])
+    assert not jnp.any(updates["Dense_1"]["kernel"])
+
+
+# Bad input.
+
+
+def raises(error, *words):
+    """Expects `error` whose message has all of the regular expressions `words`."""
+    return pytest.raises(error, match="".join(f"(?=(?s:.*){word})" for word in words))
+
+
+def make(labels, **kwargs):
+    return tied(GroupLasso(0.1, axis=1), labels, **kwargs)
+
+
+HALF = PARTS["a"] | {"bias": jnp.ones(3, jnp.bfloat16)}
+MISFITS = {
+    "unequal units": (
+        make({"a": 1, "b": 1}),
+        PARTS,
+        [re.escape("['b']"), "5 units", re.escape("['a']"), "3", "label 1"],
+    ),
+    "unequal units along another axis": (
+        tied(GroupLasso(0.1, axis=1), r"\['[ab]'\]()", axis=0),
+        PARTS,
+        [re.escape("['a']['kernel']"), "2 units", "3", "axis 0"],
+    ),
+    "no such axis": (
+        make("a", axis=-2),
+        PARTS,
+        [re.escape("['a']['bias']"), re.escape("(3,)"), "axis -2", "label"],
+    ),
+    "a scalar": (make("a"), {"a": jnp.ones(())}, [re.escape("['a']"), "axis -1"]),
+    "dtypes that differ": (
+        make("a"),
+        {"a": HALF},
+        ["float32", "bfloat16", re.escape("['a']['kernel']"), "Cast"],
+    ),
+    "labels of another tree": (make({"a": 1, "c": 1}), PARTS, ["labels", "c"]),
+    "labels missing": (make({"a": 1}), PARTS, ["labels", re.escape("['b']")]),
+    "tied within tied": (tied(make(r"\w+"), "a"), {"a": jnp.ones((2, 3))}, ["within"]),
+    "strengths of other labels": (
+        tied(GroupLasso({"x": 0.1}, axis=1), "(a)"),
+        PARTS,
+        ["`strength`", "x"],
+    ),
+    "an axis that rows lack": (tied(GroupLasso(0.1, axis=2), "(a)"), PARTS, ["axis 2"]),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_is_refused_by_name(name):
+    penalty, params, words = MISFITS[name]
+    for call in (
+        penalty.value,
+        jax.jit(penalty.gradient),
+        lambda w: penalty.prox(w, 0.1),
+        proximal(optax.sgd(0.1), penalty).init,
+        lambda w: stationarity(penalty, w, w),
+    ):
+        with raises(ValueError, *words):
+            call(params)
+
+
+def test_integer_leaves_are_refused_unless_left_out():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.arange(3)}
+    with raises(TypeError, "int32", "floating"):
+        make({"a": None, "b": 1}).value(params)
+    assert make({"a": 1, "b": None}).value(params) > 0
+
+
+@pytest.mark.parametrize("regex", ["(", "[a", "*"])
+def test_an_invalid_regex_is_refused(regex):
+    with raises(ValueError, "not valid", re.escape(repr(regex))):
+        make(regex)
+
+
+@pytest.mark.parametrize("thing", [0.1, None, GroupLasso, optax.sgd(0.1), {"a": L1(1)}])
+def test_what_is_no_penalty_is_refused(thing):
+    with raises(TypeError, "`tied` needs a penalty"):
+        tied(thing, "a")
+
+
+@pytest.mark.parametrize("axis", [None, 0.5, "0", (0, 1)])
+def test_an_axis_that_is_no_integer_is_refused(axis):
+    with raises(TypeError, "`axis` of `tied`", "integer", re.escape(repr(axis))):
+        make("a", axis=axis)
+
+
+def test_an_unhashable_label_is_refused():
+    with raises(TypeError, "not hashable", re.escape("['a']")):
+        make({"a": np.zeros(3)})
+    with raises(TypeError, "not hashable", re.escape("['a']")):
+        make(lambda params: {"a": {1}, "b": None}).value(PARTS)
+
+
+def test_updates_of_some_leaves_of_a_unit_are_refused():
+    w = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    optimizer = proximal(optax.sgd(0.1), make({"kernel": 0, "bias": 0}))
+    state = optimizer.init(w)
+    with raises(ValueError, "tied", "some have an update"):
+        optimizer.update({"kernel": w["kernel"], "bias": None}, state, w)
