@@ -139,7 +139,8 @@ class NonNegative(Norm):
         return cls(where(some, strength, one), where(some, one, zero))
 
     def leaf_value(self, w: Array) -> Array:
-        total = jnp.sum(self.strength * self.share * w)
+        # `absolute`, so that the gradient at 0 is 0 here too.
+        total = jnp.sum(self.strength * self.share * absolute(w))
         return jnp.where(jnp.any(w < 0), jnp.inf, total)
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
@@ -344,7 +345,7 @@ def along(w: Array, r: Array, size: Array) -> Array:
     if jnp.iscomplexobj(w):
         zero = r == 0
         return jnp.where(zero, 0, w * (size / jnp.where(zero, 1, r)))
-    return jnp.sign(w) * size
+    return jnp.where(size == 0, 0, jnp.sign(w) * size)  # Without zeros of sign −1.
 
 
 def absolute(w: Array) -> Array:

@@ -45,6 +45,13 @@ class Axes:
         del like
         return x
 
+    def differs(self, x: np.ndarray) -> bool:
+        """Whether the entries of some group are not all the same."""
+        if not x.size:
+            return False
+        least, most = (f(x, self.axis, keepdims=True) for f in (np.min, np.max))
+        return bool(np.any(least != most))
+
     def sizes(self, shape: tuple[int, ...]) -> np.ndarray:
         """The number of entries of the groups of an array of this shape."""
         return np.asarray(np.sum(np.ones(shape), self.axis, keepdims=True))
@@ -79,6 +86,12 @@ class Labels:
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, at each of its entries."""
         return x[self.labels.reshape(like.shape)]
+
+    def differs(self, x: np.ndarray) -> bool:
+        """Whether the entries of some group are not all the same."""
+        first = np.zeros(self.count)
+        first[self.labels.ravel()] = x.ravel()
+        return bool(np.any(first[self.labels] != x))
 
     def sizes(self, shape: tuple[int, ...]) -> np.ndarray:
         """The number of entries of the groups."""
@@ -180,9 +193,11 @@ class GroupLasso(Norm):
 
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         length, radius = self.lengths(w), self._radii(radius, w)
-        # A group with a NaN is not within: it becomes NaN, not zero.
-        within = length <= radius
-        share = jnp.where(within, 1, radius / jnp.where(within, 1, length))
+        # A group with a NaN is not within: it becomes NaN, not zero. Nor is one at
+        # radius 0, however small its weights, whose squares may be zero.
+        within = (length <= radius) & (radius > 0)
+        safe = jnp.where(within | (length == 0), 1, length)
+        share = jnp.where(within, 1, radius / safe)
         return w * self.grouping.spread(share, w)
 
     def leaf_dual_norm(self, g: Array) -> Array:
@@ -326,8 +341,10 @@ class Mixture(Norm):
         return jnp.where(some, of_l1 + (1 - self.share) * of_group, at_zero)
 
     def leaf_dual(self, w: Array, radius: Any) -> Array:
-        inner = self.l1.leaf_dual(w, radius * self.share)
-        return inner + self.group.leaf_dual(w - inner, radius * (1 - self.share))
+        rest = w - self.l1.leaf_dual(w, radius * self.share)
+        prox = rest - self.group.leaf_dual(rest, radius * (1 - self.share))
+        # Not the sum of both parts, whose rounding would leave no exact zeros.
+        return jnp.where(prox == 0, w, w - prox)
 
     def leaf_dual_norm(self, g: Array) -> Array:
         """By Newton's method on a convex falling function of c for each group."""
@@ -402,8 +419,7 @@ def check_even(penalty: Any, leaf: Array, path: str) -> None:
         if np.ndim(strength) == 0 or is_traced(strength):
             continue
         entries = np.broadcast_to(np.asarray(strength), leaf.shape)
-        most = np.asarray(grouping.spread(grouping.max(jnp.asarray(entries)), leaf))
-        if np.any(most != entries):
+        if grouping.differs(entries):
             raise ValueError(
                 f"`{field}` of {type(penalty).__name__} differs within a group of the "
                 f"leaf at {path}. Give it one number for each group: for `axis` "
@@ -414,7 +430,7 @@ def check_even(penalty: Any, leaf: Array, path: str) -> None:
 def check_grouping(penalty: GroupLasso | SparseGroupLasso) -> None:
     """Normalises `axis` and `groups` of a new penalty, and checks what can be."""
     name, axis, groups = type(penalty).__name__, penalty.axis, penalty.groups
-    if not isinstance(penalty.size_scaled, bool):
+    if not isinstance(penalty.size_scaled, (bool, np.bool_)):
         raise TypeError(
             f"`size_scaled` of {name} must be a bool, got {penalty.size_scaled!r}."
         )
@@ -422,7 +438,8 @@ def check_grouping(penalty: GroupLasso | SparseGroupLasso) -> None:
         raise ValueError(f"{name} takes `axis` or `groups`, not both.")
     if axis is not None:
         axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-        if not all(isinstance(a, (int, np.integer)) for a in axes) or not axes:
+        whole = [isinstance(a, (int, np.integer)) for a in axes]
+        if not axes or not all(whole) or any(isinstance(a, bool) for a in axes):
             raise TypeError(
                 f"`axis` of {name} must be an integer or a tuple of them, got {axis!r}."
             )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optareg._checks import is_number
+from optareg._checks import is_number, is_traced
 from optareg.penalties.base import (
     Norm,
     Penalty,
@@ -37,7 +37,7 @@ class FoldedConcave(Penalty):
     def __post_init__(self) -> None:
         check_strengths(self)
         name, gamma, least = type(self).__name__, self.gamma, self.least_gamma
-        if not is_number(gamma) or np.ndim(gamma) != 0:
+        if not is_number(gamma) or np.ndim(gamma) != 0 or is_traced(gamma):
             raise TypeError(
                 f"`gamma` of {name} must be a number, got {gamma!r}. "
                 "It is no strength: it is the same for all parameters, and not traced."
@@ -59,44 +59,56 @@ class FoldedConcave(Penalty):
         """One over the curvature of the concave part."""
         raise NotImplementedError
 
+    def jump(self, step: Array) -> Array:
+        """For steps of κ or more, the |w|/λ from which the prox is w itself."""
+        raise NotImplementedError
+
+    @property
+    def end(self) -> Any:
+        """The |w| from which the penalty is constant."""
+        return self.gamma * self.strength
+
     def rest(self, r: Array) -> Array:
         """R − λr, the concave part, entry by entry."""
-        m = jnp.clip(r - self.start, 0, self.kappa * self.strength)
-        over = jnp.maximum(r - self.gamma * self.strength, 0)
-        return jnp.asarray(-(m**2) / (2 * self.kappa) - self.strength * over)
+        flat = self._constant() - self.strength * r
+        return self._pieces(r, -((r - self.start) ** 2) / (2 * self.kappa), flat)
 
     def rest_slope(self, r: Array) -> Array:
         """The derivative of the concave part."""
-        m = jnp.clip(r - self.start, 0, self.kappa * self.strength)
-        return -m / self.kappa
+        flat = jnp.broadcast_to(-self.strength, r.shape)
+        return self._pieces(r, -(r - self.start) / self.kappa, flat)
+
+    def _pieces(self, r: Array, bent: Array, flat: Array) -> Array:
+        """Zero up to where the bend starts, and `flat` from its end on."""
+        bent = jnp.where(r <= self.start, 0, bent)
+        return jnp.where(r > self.end, flat, bent)  # So that NaN stays.
+
+    def _constant(self) -> Any:
+        return self.strength * self.end - self.kappa * self.strength**2 / 2
 
     def leaf_value(self, w: Array) -> Array:
         r = absolute(w)
-        return jnp.sum(self.strength * r + self.rest(r))
+        near = self.strength * r + self.rest(r)
+        return jnp.sum(jnp.where(r > self.end, self._constant(), near))
 
     def leaf_gradient(self, w: Array) -> Array:
         r = absolute(w)
-        return along(w, r, self.strength + self.rest_slope(r))
+        slope = self.strength + self.rest_slope(r)
+        return along(w, r, jnp.where(r > self.end, 0, slope))
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        r, start, end = absolute(w), self.start, self.gamma * self.strength
-        # The best point of each piece: near zero, of the bend, and of the flat end.
-        low = jnp.clip(r - step * self.strength, 0, start)
+        r, shrink = absolute(w), step * self.strength
+        low = jnp.clip(r - shrink, 0, self.start)
+        # Below κ the pieces meet; from there on the best of the first and last one.
         share = step / self.kappa
         convex = share < 1
-        bent = r - step * self.strength - share * start
-        bent = jnp.clip(bent / jnp.where(convex, 1 - share, 1), start, end)
-        # A concave piece is best at its ends, which the others have.
-        bent = jnp.where(convex, bent, low)
-        best = low
-        for x in (bent, jnp.maximum(r, end)):
-            better = self._at(x, r, step) < self._at(best, r, step)
-            best = jnp.where(better, x, best)
-        return along(w, r, best)
-
-    def _at(self, x: Array, r: Array, step: Array) -> Array:
-        """½(x − r)² + step R(x) − ½r², entry by entry."""
-        return jnp.asarray(x * (x / 2 - r) + step * (self.strength * x + self.rest(x)))
+        bent = r - shrink - share * self.start
+        bent = bent / jnp.where(convex, 1 - share, 1)
+        bent = jnp.where(
+            r <= self.start + shrink, low, jnp.where(r <= self.end, bent, r)
+        )
+        leap = jnp.where(r <= self.jump(step) * self.strength, low, r)
+        return along(w, r, jnp.where(convex, bent, leap))
 
     def split(self) -> tuple[Penalty | None, Norm | None]:
         return ConcavePart(self), L1(0).replace(strength=self.strength)
@@ -165,6 +177,9 @@ class MCP(FoldedConcave):
     def kappa(self) -> float:
         return self.gamma
 
+    def jump(self, step: Array) -> Array:
+        return jnp.sqrt(step * self.gamma)
+
 
 @register_penalty
 class SCAD(FoldedConcave):
@@ -208,3 +223,7 @@ class SCAD(FoldedConcave):
     @property
     def kappa(self) -> float:
         return self.gamma - 1
+
+    def jump(self, step: Array) -> Array:
+        bend = self.gamma + 1
+        return jnp.where(step <= bend, (bend + step) / 2, jnp.sqrt(step * bend))
