@@ -5,6 +5,28 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+# Most of their time goes into compiling, and half of that into optimizations.
+MOSTLY_COMPILING = {
+    "test_groups",
+    "test_minimize",
+    "test_nonconvex",
+    "test_path",
+    "test_positive",
+    "test_solve_odd",
+    "test_stationarity",
+    "test_tied",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No optimizations where that is quicker; and no program outlives its module."""
+    quick = request.module.__name__ in MOSTLY_COMPILING
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
 
 @pytest.fixture
 def x64() -> Iterator[None]:

@@ -11,14 +11,6 @@ from optareg import L1, minimize, path
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile():
-    """Most of the time goes into compiling: half of it, without optimizations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 8))
 y = X[:, :3] @ np.array([2.0, -1, 1]) + 0.1 * RNG.normal(size=40)
