@@ -1,7 +1,7 @@
 """Penalties on groups of entries: all of a group is zero, or none of it need be."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +120,32 @@ class Labels:
         return cls(array)
 
 
+class Grouped(Penalty):
+    """What penalties on groups share: how the entries of a leaf make groups."""
+
+    axis: int | tuple[int, ...] | None
+    groups: Any
+    size_scaled: bool
+
+    def __post_init__(self) -> None:
+        check_strengths(self)
+        check_grouping(self)
+
+    def resolve(self, tree: Tree) -> list[Block]:
+        return resolve_groups(self, super().resolve(tree), tree)
+
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
+        check_axis(self.axis, leaf, path)
+        return self
+
+    @property
+    def grouping(self) -> Axes | Labels:
+        """The groups of a leaf."""
+        return Axes(self.axis) if self.groups is None else self.groups
+
+
 @register_penalty
-class GroupLasso(Norm):
+class GroupLasso(Grouped, Norm):
     r"""The group lasso: R(w) = λ Σ_g √(size of g) ‖w_g‖₂. Whole groups become zero.
 
     Args:
@@ -164,22 +188,6 @@ class GroupLasso(Norm):
     axis: int | tuple[int, ...] | None = static(default=None, kw_only=True)
     groups: Any = static(default=None, kw_only=True)
     size_scaled: bool = static(default=True, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_strengths(self)
-        check_grouping(self)
-
-    def resolve(self, tree: Tree) -> list[Block]:
-        return resolve_groups(self, super().resolve(tree), tree)
-
-    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> "GroupLasso":
-        check_axis(self.axis, leaf, path)
-        return self
-
-    @property
-    def grouping(self) -> Axes | Labels:
-        """How the entries of a leaf make groups."""
-        return Axes(self.axis) if self.groups is None else self.groups
 
     def leaf_value(self, w: Array) -> Array:
         return jnp.sum(self._radii(self.strength, w) * self.lengths(w))
@@ -230,7 +238,7 @@ class GroupLasso(Norm):
 
 
 @register_penalty
-class SparseGroupLasso(Penalty):
+class SparseGroupLasso(Grouped):
     r"""The sparse group lasso: R(w) = a Σ|w| + b Σ_g √(size of g) ‖w_g‖₂.
 
     Whole groups become zero, and entries within the groups that remain.
@@ -263,17 +271,6 @@ class SparseGroupLasso(Penalty):
     axis: int | tuple[int, ...] | None = static(default=None, kw_only=True)
     groups: Any = static(default=None, kw_only=True)
     size_scaled: bool = static(default=True, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_strengths(self)
-        check_grouping(self)
-
-    def resolve(self, tree: Tree) -> list[Block]:
-        return resolve_groups(self, super().resolve(tree), tree)
-
-    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> "SparseGroupLasso":
-        check_axis(self.axis, leaf, path)
-        return self
 
     def leaf_value(self, w: Array) -> Array:
         return self._norm().leaf_value(w)
@@ -386,9 +383,9 @@ def label_tree(groups: Any) -> Choice:
     return Choice.of(labels, "labels")
 
 
-def resolve_groups(penalty: Penalty, blocks: list[Block], tree: Tree) -> list[Block]:
+def resolve_groups(penalty: Grouped, blocks: list[Block], tree: Tree) -> list[Block]:
     """The blocks of a penalty on groups, with the labels of each, checked."""
-    groups = getattr(penalty, "groups")  # noqa: B009
+    groups = penalty.groups
     entries = [None] * len(tree.leaves) if groups is None else choose(groups, tree)
     result = []
     for block in blocks:
@@ -406,20 +403,21 @@ def resolve_groups(penalty: Penalty, blocks: list[Block], tree: Tree) -> list[Bl
                     f"{labels.labels.shape}, but the leaf has shape {leaf.shape}. Each "
                     "entry needs a label."
                 )
-        result.append(block._replace(penalty=block.penalty.replace(groups=labels)))
-        check_even(result[-1].penalty, leaf, path)
+        resolved = block.penalty.replace(groups=labels)
+        assert isinstance(resolved, Grouped)
+        check_even(resolved, leaf, path)
+        result.append(block._replace(penalty=resolved))
     return result
 
 
-def check_even(penalty: Any, leaf: Array, path: str) -> None:
+def check_even(penalty: Grouped, leaf: Array, path: str) -> None:
     """Raises if a strength, where it is known, differs within a group."""
-    grouping = GroupLasso(0).replace(axis=penalty.axis, groups=penalty.groups).grouping
     for field in strength_fields(type(penalty)):
         strength = getattr(penalty, field)
         if np.ndim(strength) == 0 or is_traced(strength):
             continue
         entries = np.broadcast_to(np.asarray(strength), leaf.shape)
-        if grouping.differs(entries):
+        if penalty.grouping.differs(entries):
             raise ValueError(
                 f"`{field}` of {type(penalty).__name__} differs within a group of the "
                 f"leaf at {path}. Give it one number for each group: for `axis` "
@@ -427,7 +425,7 @@ def check_even(penalty: Any, leaf: Array, path: str) -> None:
             )
 
 
-def check_grouping(penalty: GroupLasso | SparseGroupLasso) -> None:
+def check_grouping(penalty: Grouped) -> None:
     """Normalises `axis` and `groups` of a new penalty, and checks what can be."""
     name, axis, groups = type(penalty).__name__, penalty.axis, penalty.groups
     if not isinstance(penalty.size_scaled, (bool, np.bool_)):
