@@ -279,8 +279,12 @@ def compiled(solve: Callable[..., Any], task: Task, *more: Array) -> Prepared:
         X, y, l1, l2, unit, *more = arrays
         return solve(X, y, l1, l2, tol * unit, *more)
 
+    def mapped(tol: Any, *arrays: Any) -> Any:
+        return jax.lax.map(lambda one: scaled(tol, *one), arrays)
+
     axes = (None, *(0 for _ in arrays))
-    function = jax.vmap(scaled, in_axes=axes) if task.batch else scaled
+    batched = mapped if os.environ.get(MAP) else jax.vmap(scaled, in_axes=axes)
+    function = batched if task.batch else scaled
     jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # What only the first one costs.
     jax.clear_caches()
     start = time.perf_counter()
@@ -510,6 +514,8 @@ class Solver(NamedTuple):
     compiles: bool = False
 
 
+# Set in the environment if batches are mapped, not vmapped.
+MAP = "BENCHMARK_BATCHES_ARE_MAPPED"
 LINEAR, LOGISTIC = ("lasso", "elastic net"), ("logistic",)
 LIBLINEAR, SAGA = (by_sklearn_logistic(name) for name in ("liblinear", "saga"))
 SOLVERS = {
@@ -882,6 +888,9 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a solve")
     parser.add_argument("--repeats", type=int, default=7, help="of the timing")
+    parser.add_argument(
+        "--map", action="store_true", help="batches by `jax.lax.map`, not `jax.vmap`"
+    )
     parser.add_argument("--quick", action="store_true", help="a small part, fast")
     options = parser.parse_args()
     growth, batch = [10**3, 10**4, 10**5], [1, 10, 100, 1000]
@@ -891,6 +900,8 @@ def main() -> None:
         options.strengths = [s for s in options.strengths if s != "λmax/100"]
         options.limit, options.repeats, budget = min(options.limit, 2.0), 3, 0.5
         growth, batch = growth[1:2], batch[2:3]
+    if options.map:
+        os.environ[MAP] = "1"  # For the processes of the solvers.
     settings = Settings(options.limit, options.repeats, budget, options.solvers)
     workers = settings.workers()
     check_judge()
@@ -919,7 +930,7 @@ def main() -> None:
     if "batch" in options.tables:
         print_table(
             "Time per problem: lassos at λmax/10 on resampled rows, "
-            "by `jax.vmap` with JAX, else in a loop",
+            f"by `jax.{'lax.map' if options.map else 'vmap'}` with JAX, else in a loop",
             ["problem", "batch", *HEAD, *COMPILE],
             batch_rows(batch, workers, settings),
         )
