@@ -103,7 +103,7 @@ KINDS = {
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 # Strength and γ; the last is near the bound below.
-SETTINGS = [(0.7, 3.7), (1.3, 2.2), (0.05, 30.0), (0.7, 2.05)]
+SETTINGS = [(0.7, 3.7), (0.05, 30.0), (0.7, 2.05)]
 every_setting = pytest.mark.parametrize(("c", "gamma"), SETTINGS, ids=str)
 # Steps in units of the one where the prox is no more convex.
 shares = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 0.99), st.floats(1, 50))
@@ -161,7 +161,7 @@ class TestDefinitions:
         found = stationarity(kind.make(c, gamma), jnp.asarray(w), jnp.asarray(g))
         np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-14)
 
-    @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.9, 0.999, 1.0, 1.1, 3.0, 50.0])
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0, 1.1, 3.0, 50.0])
     def test_prox_is_the_best_of_a_dense_grid(self, kind: Kind, c, gamma, share):
         step = share * kind.bend(gamma)
         w = np.concatenate(
