@@ -348,7 +348,7 @@ class Mixture(Norm):
         a, b = self.strength * self.share, self.strength * (1 - self.share)
         size = jnp.abs(g)
         b = self.group._radii(b, size)
-        # Where there is no group penalty, the dual norm of L1; a sum of both else.
+        # From the left of the root, where the steps do not overshoot.
         start = jnp.zeros_like(b)
 
         def excess(c: Array) -> Array:

@@ -203,7 +203,7 @@ def differentiable(
 
         def point(consts: Any, penalties: Any) -> Leaves:
             # The parameters as a fixed point of the proximal gradient step.
-            there = problem(consts, penalties).objective(w)
+            there = problem(consts, penalties).unscaled(w)
             there = there._replace(scales=here.scales)
             steps = zip(w, here.scales, there.gradient(w), strict=True)
             z = tuple(x - c * g for x, c, g in steps)
