@@ -1,6 +1,5 @@
 """Data sets, their losses, and their solutions by scikit-learn."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,7 +34,8 @@ def standardize(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(axis=0)) / np.where(scale == 0, 1, scale)
 
 
-@functools.cache
+# Not cached: JAX 0.10.2 remembers by identity the dtype of a NumPy array that a live
+# compiled function holds, so that what is shared stays float64 beyond a test in x64.
 def regression_data(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Standardised X (n, p) and y (n,)."""
     if name == "diabetes":
@@ -51,7 +51,6 @@ def regression_data(name: str) -> tuple[np.ndarray, np.ndarray]:
     return standardize(X), standardize(y)
 
 
-@functools.cache
 def classification_data(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Standardised X (n, p) and y (n,) in {-1, 1}."""
     load = {
