@@ -1,12 +1,20 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 
 import jax
 import pytest
 
+# Half of the time that skglm takes is Numba optimizing what runs for an instant.
+os.environ.setdefault("NUMBA_OPT", "0")
+
 # Most of their time goes into compiling, and half of that into optimizations.
 MOSTLY_COMPILING = {
+    "test_compact",
+    "test_composition",
+    "test_flax",
+    "test_freeze",
     "test_groups",
     "test_minimize",
     "test_nonconvex",

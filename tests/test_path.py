@@ -671,6 +671,16 @@ def test_max_strength_does_not_depend_on_the_start_and_compiles():
     np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-9)
 
 
+def test_without_jit_few_programs_are_compiled(caplog):
+    X, y = data("tall")
+    start = jnp.zeros(X.shape[1])
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        path(squared(X, y), start, L1(jnp.array([0.2, 0.1])))
+    programs = [r for r in caplog.records if "XLA compilation" in r.getMessage()]
+    assert 1 <= len(programs) <= 10  # Each operation alone would be a hundred.
+
+
 def test_a_grid_ends_exactly_at_its_ratio():
     for most, ratio, n in [(3.0, 1e-3, 30), (0.7, 0.05, 7), (1e-6, 1.0, 4)]:
         grid = np.asarray(strength_grid(most, n, ratio))

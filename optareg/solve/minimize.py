@@ -128,15 +128,23 @@ def minimize(
     blocks = nonempty(cover(penalty.resolve(tree), tree), tree)
     traced = trace(loss, tree, blocks)
     leaves = arrays(tree, blocks)
-    if tol is None:
-        tol = default_tolerance(traced, leaves, tree)
     penalties = tuple(block.penalty for block in blocks)
     if optimizer is None:
         check_precision(tree)
-        options = tol, max_steps, callback
-        outcome = differentiable(traced, traced, penalties, leaves, 1.0, *options)
-        return solution(tree, blocks, outcome, tol)
 
+        def solved(consts: Any, penalties: Any, leaves: Leaves) -> tuple[Outcome, Any]:
+            program = ClosedJaxpr(traced.jaxpr, consts)
+            enough = default_tolerance(program, leaves, tree) if tol is None else tol
+            outcome = differentiable(
+                program, program, penalties, leaves, 1.0, enough, max_steps, callback
+            )
+            return outcome, enough
+
+        outcome, enough = one_program(solved, traced.consts, penalties, leaves)
+        return solution(tree, blocks, outcome, enough)
+
+    if tol is None:
+        tol = default_tolerance(traced, leaves, tree)
     inner = check_optimizer(optimizer, "minimize")
     consts, fixed = jax.lax.stop_gradient((traced.consts, penalty))
 
@@ -153,6 +161,12 @@ def minimize(
     end = arrays(Tree(found.params), blocks)
     outcome = differentiable(traced, None, penalties, end, 1.0, *options)
     return found._replace(params=rebuild(tree, blocks, outcome.w))
+
+
+def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls f compiled as a whole: where the caller has no `jit`, much is saved."""
+    numbers, structure = jax.tree.flatten(arguments)
+    return jax.jit(lambda xs: f(*jax.tree.unflatten(structure, xs)))(numbers)
 
 
 def differentiable(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number, is_traced
 from optareg._tree import path_name, widest
@@ -28,6 +29,7 @@ from optareg.solve.minimize import (
     differentiable,
     minimize,
     nonempty,
+    one_program,
     rebuild,
     solution,
     trace,
@@ -103,11 +105,6 @@ def path(
     (n,) = set(lengths.values())
     if n == 0:
         raise ValueError("`path` needs at least one strength, got a leading axis of 0.")
-    strengths = [
-        jnp.broadcast_to(strength, (n, *strength.shape[1:])) for strength in strengths
-    ]
-    total = sum(jnp.sum(strength.reshape(n, -1), axis=1) for strength in strengths)
-    order = jnp.argsort(-total)
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
 
@@ -115,38 +112,48 @@ def path(
         penalty = jax.tree.unflatten(treedef, strengths)
         return nonempty(cover(penalty.resolve(tree), tree), tree)
 
-    blocks = blocks_at([s[0] for s in strengths])
+    blocks = blocks_at([s[0] if s.ndim else s for s in strengths])
     traced = trace(loss, tree, blocks)
-    start = arrays(tree, blocks)
-    if tol is None:
-        tol = default_tolerance(traced, start, tree)
-    fewer_rows = reduced(traced, start)
-    quick = traced if fewer_rows is None else fewer_rows
 
-    def next_one(
-        before: tuple[Leaves, Array], strengths: list[Array]
-    ) -> tuple[tuple[Leaves, Array], Outcome]:
-        penalties = tuple(block.penalty for block in blocks_at(strengths))
-        found = differentiable(
-            traced, quick, penalties, *before, tol, max_steps, callback
-        )
-        return (found.w, jnp.maximum(found.damping, LEAST_DAMPING)), found
-
-    @jax.vmap
-    def certificates(w: Leaves, strengths: list[Array]) -> Array:
-        penalties = tuple(block.penalty for block in blocks_at(strengths))
-        problem = Composite(Heads.of(traced, w), penalties)
-        return state_at(problem.unscaled(w), w).stationarity
-
-    first = (start, jnp.ones((), traced.out_avals[0].dtype))
-    _, outcomes = jax.lax.scan(next_one, first, [s[order] for s in strengths])
-    if fewer_rows is not None:  # What counts is the loss as given.
+    def solved(
+        consts: Any, strengths: list[Array], start: Leaves
+    ) -> tuple[Outcome, Any]:
+        program = ClosedJaxpr(traced.jaxpr, consts)
+        enough = default_tolerance(program, start, tree) if tol is None else tol
+        fewer_rows = reduced(program, start)
+        quick = program if fewer_rows is None else fewer_rows
+        strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
+        order = jnp.argsort(-sum(jnp.sum(s.reshape(n, -1), axis=1) for s in strengths))
         ordered = [s[order] for s in strengths]
-        certificate = jax.lax.stop_gradient(certificates(outcomes.w, ordered))
-        outcomes = outcomes._replace(stationarity=certificate)
-    outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
+
+        def next_one(
+            before: tuple[Leaves, Array], strengths: list[Array]
+        ) -> tuple[tuple[Leaves, Array], Outcome]:
+            penalties = tuple(block.penalty for block in blocks_at(strengths))
+            w, damping = before
+            one = differentiable(
+                program, quick, penalties, w, damping, enough, max_steps, callback
+            )
+            return (one.w, jnp.maximum(one.damping, LEAST_DAMPING)), one
+
+        @jax.vmap
+        def certificates(w: Leaves, strengths: list[Array]) -> Array:
+            penalties = tuple(block.penalty for block in blocks_at(strengths))
+            problem = Composite(Heads.of(program, w), penalties)
+            return state_at(problem.unscaled(w), w).stationarity
+
+        first = (start, jnp.ones((), traced.out_avals[0].dtype))
+        _, outcomes = jax.lax.scan(next_one, first, ordered)
+        if fewer_rows is not None:  # What counts is the loss as given.
+            certificate = jax.lax.stop_gradient(certificates(outcomes.w, ordered))
+            outcomes = outcomes._replace(stationarity=certificate)
+        outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
+        return outcomes, enough
+
+    start = arrays(tree, blocks)
+    outcomes, enough = one_program(solved, traced.consts, strengths, start)
     # The shapes are those of one solution, with the strengths in front.
-    return jax.vmap(lambda outcome: solution(tree, blocks, outcome, tol))(outcomes)
+    return jax.vmap(lambda outcome: solution(tree, blocks, outcome, enough))(outcomes)
 
 
 def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
