@@ -3,8 +3,16 @@
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import pytest
+
+# The same examples in each run; `pytest --hypothesis-profile=search` looks at others.
+hypothesis.settings.register_profile(
+    "laws", deadline=None, max_examples=50, derandomize=True
+)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("laws")
 
 # Half of the time that skglm takes is Numba optimizing what runs for an instant.
 os.environ.setdefault("NUMBA_OPT", "0")

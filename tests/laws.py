@@ -3,16 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import hypothesis
 import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 
 from optareg import L1, L2, ElasticNet, Penalty
-
-hypothesis.settings.register_profile("laws", deadline=None, max_examples=50)
-hypothesis.settings.load_profile("laws")
 
 
 class Case(NamedTuple):

@@ -102,6 +102,9 @@ def test_three_point_inequality(case: Case, v, w, step):
 @law
 @hypothesis.given(w=vectors, step=st.floats(0.01, 5))
 def test_envelope_has_the_gradient_of_moreau(case: Case, w, step):
+    # Where the prox just reaches zero it has two derivatives, and JAX takes either.
+    kink = step * case.value(np.array(1e-8)) / 1e-8
+    hypothesis.assume(case.is_smooth or not np.any(np.isclose(np.abs(w), kink)))
     w = jnp.asarray(np.clip(w, -100, 100))
 
     def envelope(w):
