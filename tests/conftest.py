@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""How the suite runs, and fixtures that every test may use."""
 
 import os
 from collections.abc import Iterator
@@ -32,6 +32,16 @@ MOSTLY_COMPILING = {
     "test_stationarity",
     "test_tied",
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite takes two cores, if pytest-xdist is there; `-n 0` is one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses = 2
+        # Modules share compiled functions.
+        config.option.dist = "loadfile"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -671,6 +671,21 @@ def test_max_strength_does_not_depend_on_the_start_and_compiles():
     np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-9)
 
 
+def test_single_precision_reaches_its_tolerance():
+    X = jnp.asarray(data("diabetes")[0], jnp.float32)
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def all_converged(y):
+        loss, start = squared(X, y), jnp.zeros(X.shape[1], jnp.float32)
+        grid = strength_grid(max_strength(loss, start, L1(1.0)), ratio=1e-3)
+        return path(loss, start, L1(grid)).converged
+
+    for _ in range(10):
+        y = np.asarray(X) @ rng.normal(size=X.shape[1]) + rng.normal(size=len(X))
+        assert np.all(all_converged(jnp.asarray(y - y.mean(), jnp.float32)))
+
+
 def test_without_jit_few_programs_are_compiled(caplog):
     X, y = data("tall")
     start = jnp.zeros(X.shape[1])

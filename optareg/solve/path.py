@@ -42,6 +42,8 @@ PyTree = Any
 
 # Between two strengths the support changes, where Newton's method needs some damping.
 LEAST_DAMPING = 1e-3
+# How much better a reduced loss is solved than the tolerance asks for.
+MARGIN = 0.25
 
 
 def path(
@@ -122,6 +124,8 @@ def path(
         enough = default_tolerance(program, start, tree) if tol is None else tol
         fewer_rows = reduced(program, start)
         quick = program if fewer_rows is None else fewer_rows
+        # With other rows the stationarity is rounded otherwise, which must not decide.
+        least = enough if fewer_rows is None else MARGIN * enough
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-sum(jnp.sum(s.reshape(n, -1), axis=1) for s in strengths))
         ordered = [s[order] for s in strengths]
@@ -132,7 +136,7 @@ def path(
             penalties = tuple(block.penalty for block in blocks_at(strengths))
             w, damping = before
             one = differentiable(
-                program, quick, penalties, w, damping, enough, max_steps, callback
+                program, quick, penalties, w, damping, least, max_steps, callback
             )
             return (one.w, jnp.maximum(one.damping, LEAST_DAMPING)), one
 
