@@ -38,7 +38,9 @@ MOSTLY_COMPILING = {
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole suite takes two cores, if pytest-xdist is there; `-n 0` is one."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if whole and getattr(config.option, "numprocesses", 0) is None:
+    # A worker runs this hook too, and must not start workers; a debugger needs one.
+    alone = hasattr(config, "workerinput") or config.getoption("usepdb")
+    if whole and not alone and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses = 2
         # Modules share compiled functions.
         config.option.dist = "loadfile"
