@@ -144,7 +144,12 @@ def test_value_and_gradient_are_those_of_the_loss(name):
         lambda x: evaluate(program, x).astype(float),
     ]
     both = jax.jit(lambda x: [jax.value_and_grad(f)(x) for f in functions])
+
+    def of_products(x):
+        return heads.gradient(heads.products(x), x)
+
     (value, gradient), *others = both(at)
+    others.append((heads(at), jax.jit(of_products)(at)))
     for other, slope in others:
         np.testing.assert_allclose(other, value, rtol=1e-13)
         for a, b in zip(slope, gradient, strict=True):
@@ -165,6 +170,16 @@ def test_the_loss_of_some_rows_is_that_with_zeros_elsewhere(name):
             shape = [-1 if j == axis else 1 for j in range(at[i].ndim)]
             whole[i] = at[i] * kept.reshape(shape)
     np.testing.assert_allclose(taken(some), loss(*whole), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["matrix first", "leaf first", "two leaves", "twice"])
+def test_a_row_is_the_product_with_a_unit_vector(name):
+    loss, leaves, *_ = SPLITS[name]
+    for head in split(loss, leaves).heads:
+        units = np.eye(len(leaves[head.leaf]))
+        expected = [head(jnp.asarray(unit)) for unit in units]
+        found = [head.row(i, z) for i, z in enumerate(expected)]
+        np.testing.assert_array_equal(found, expected)
 
 
 # The four ways in which a leaf and a matrix meet, with their NumPy transposes.

@@ -24,8 +24,10 @@ from optareg import (
     stationarity,
     strength_grid,
 )
-from optareg.solve._heads import evaluate
+from optareg.solve._heads import Heads, evaluate
 from optareg.solve._quadratic import reduced
+from optareg.solve._working_set import Composite
+from optareg.solve.path import Trail
 from problems import classification_data, regression_data, standardize
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -334,6 +336,54 @@ def test_its_derivative_is_the_slope_where_no_rows_can_be_saved():
     np.testing.assert_allclose(in_y @ noise, slope, rtol=1e-6)
 
 
+# Where each strength starts.
+
+
+def test_a_lasso_goes_straight_on_where_its_support_stays():
+    X, y = data("diabetes")
+    strengths = np.geomspace(1, 1e-2, 100) * np.abs(X.T @ y).max() / len(y)
+    found = lasso_path(X, y, strengths)
+    # Where it stays, nothing is left to do, or to correct an error carried on.
+    same = np.all(np.diff(np.asarray(found.params) != 0, axis=0) == 0, axis=1)
+    steps = found.steps[2:][same[1:] & same[:-1]]
+    assert len(steps) > 50
+    assert np.max(steps) <= 1
+    assert np.mean(steps) < 0.5
+    assert found.converged.all()
+
+
+def test_a_start_is_on_the_line_or_the_solution_before():
+    one = jnp.array(1.0)
+
+    @jax.jit
+    def start(w_before, w, center, size):
+        program, leaves = traced(lambda w: jnp.sum((w - center) ** 2), w)
+        objective = Composite(Heads.of(program, leaves), (L1(0.3),)).unscaled(leaves)
+        trail = Trail((w_before,), (w_before,), 4 * one, 4 * one).add((w,), 3 * one)
+        line = w + (3 - size) * (w - w_before)
+        line = jnp.where(line * w > 0, line, 0)
+        values = [objective.value((w,)) for w in (w, line)]
+        return trail.start(objective, size)[0], w, line, jnp.array(values)
+
+    rng, taken = np.random.default_rng(0), []
+    for _ in range(100):
+        w_before, w, center = rng.normal(size=(3, 4))
+        w[rng.integers(4)] = 0
+        size = rng.uniform(2, 3)
+        found, w, line, values = start(w_before, w, w + center, size)
+        taken.append(int(np.argmin(values)))
+        np.testing.assert_allclose(found, (w, line)[taken[-1]], rtol=1e-12)
+    assert 20 < sum(taken) < 80
+
+
+def test_the_first_two_of_a_path_start_where_nothing_is_known():
+    w, one = jnp.array([1.0, -2.0]), jnp.array(1.0)
+    trail = Trail((w,), (0 * w,), one, one)
+    program, leaves = traced(lambda w: jnp.sum((w - 5.0) ** 2), w)
+    objective = Composite(Heads.of(program, leaves), (L1(0.1),)).unscaled(leaves)
+    np.testing.assert_array_equal(trail.start(objective, 0.5 * one)[0], w)
+
+
 # Fewer rows for quadratic losses.
 
 
@@ -397,6 +447,16 @@ def check_same(loss, leaves, rows, scales=1.0):
         ours, expected = ([g[0] / scales, *g[1:]] for g in (ours, expected))
         for a, b in zip(ours, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-7, 1e-10, 0])
+def test_a_reduced_loss_is_the_same_for_columns_nearly_alike(distance):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 10))
+    X = np.column_stack([X, X[:, 0] + distance * rng.normal(size=200)])
+    y, slopes = rng.normal(size=200), rng.normal(size=11)
+    slopes[10] = slopes[0]
+    check_same(lambda w: squared(X, y)(w) + slopes @ w, (jnp.zeros(11),), rows=11)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e4])

@@ -67,6 +67,8 @@ class Penalty:
 
     # Whether R is a sum over entries: then a solver may work on some of them alone.
     entrywise: ClassVar[bool] = False
+    # Whether R is convex: then where a solver starts does not change where it ends.
+    convex: ClassVar[bool] = True
 
     def leaf_even(self, x: Array) -> Array:
         """The largest entry of x ≥ 0 among those that R does not take one by one."""

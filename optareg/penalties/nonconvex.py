@@ -32,6 +32,7 @@ class FoldedConcave(Penalty):
     gamma: Any
 
     entrywise: ClassVar[bool] = True
+    convex: ClassVar[bool] = False
     least_gamma: ClassVar[float]
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class ConcavePart(Penalty):
     whole: FoldedConcave
 
     entrywise: ClassVar[bool] = True
+    convex: ClassVar[bool] = False
 
     def leaf_value(self, w: Array) -> Array:
         return jnp.sum(self.whole.rest(absolute(w)))

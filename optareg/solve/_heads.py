@@ -49,6 +49,11 @@ class Head(NamedTuple):
         _, back = jax.vjp(self.__call__, jnp.zeros(shape, like.dtype))
         return jnp.asarray(*back(z))
 
+    def row(self, i: Array, like: Array) -> Array:
+        """The product with the unit vector i, of the shape and dtype of `like`."""
+        row = jnp.take(self.matrix, i, axis=self.matrix_axis)
+        return row.reshape(like.shape).astype(like.dtype)
+
     def take(self, rows: Array) -> Self:
         """The head of some rows of the leaf."""
         return self._replace(matrix=jnp.take(self.matrix, rows, axis=self.matrix_axis))
@@ -127,7 +132,21 @@ class Heads(NamedTuple):
 
     def __call__(self, leaves: Sequence[Array]) -> Array:
         """The loss."""
-        return self.tail([head(leaves[head.leaf]) for head in self.heads], leaves)
+        return self.tail(self.products(leaves), leaves)
+
+    def products(self, leaves: Sequence[Array]) -> list[Array]:
+        """The products with the leaves."""
+        return [head(leaves[head.leaf]) for head in self.heads]
+
+    def gradient(
+        self, products: Sequence[Array], leaves: Sequence[Array]
+    ) -> list[Array]:
+        """The loss's gradient, as JAX gives it, where the products are known."""
+        of_tail = jax.grad(self.tail, (0, 1))
+        of_products, total = of_tail(list(products), list(leaves))
+        for head, z in zip(self.heads, of_products, strict=True):
+            total[head.leaf] = total[head.leaf] + head.transpose(z, leaves[head.leaf])
+        return list(total)
 
     def take(self, rows: Sequence[Array | None]) -> Self:
         """The loss of some rows of the leaves with heads, the others being zero."""

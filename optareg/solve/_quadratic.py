@@ -32,31 +32,24 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
     loss = ClosedJaxpr(loss.jaxpr, jax.lax.stop_gradient(loss.consts))
     if any(x.ndim > 1 or jnp.iscomplexobj(x) for x in leaves):
         return None
-    heads = Heads.of(loss, leaves).heads
-    products = jax.eval_shape(lambda: [h(leaves[h.leaf]) for h in heads])
+    heads = Heads.of(loss, leaves)
+    products = jax.eval_shape(lambda: heads.products(leaves))
     flat, unravel = ravel_pytree(tuple(map(jnp.zeros_like, leaves)))
     if flat.size > MOST_PARAMETERS or not is_quadratic(loss, leaves):
         return None
     if sum(z.size for z in products) < LEAST_RATIO * flat.size:
         return None
 
-    def of_flat(w: Array) -> Array:
-        return evaluate(loss, unravel(w))
-
-    slope, bend = jax.linearize(jax.grad(of_flat), flat)
-    hessian = jax.vmap(bend)(jnp.eye(flat.size, dtype=flat.dtype))
+    slope, hessian = derivatives(heads, unravel(flat))
     # Of unit diagonal, so that columns of all scales keep their digits.
     diagonal = jnp.diagonal(hessian)
     scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    values, vectors = jnp.linalg.eigh(hessian / (scale[None, :] * scale[:, None]))
-    tiny = flat.size * epsilon(flat.dtype) * jnp.max(values, initial=0)
-    some = values > tiny
-    roots = jnp.sqrt(jnp.where(some, values, 0))
+    unit = hessian / (scale[None, :] * scale[:, None])
+    root, shift = factor(unit, slope / scale)
     # loss(w) = ½‖R w + s‖² + b·w + c, where b is what no row can say.
-    rows = roots[:, None] * vectors.T * scale[None, :]
-    shift = jnp.where(some, vectors.T @ (slope / scale) / jnp.where(some, roots, 1), 0)
+    rows = root * scale[None, :]
     rest = slope - rows.T @ shift
-    constant = of_flat(flat) - 0.5 * jnp.sum(shift**2)
+    constant = evaluate(loss, unravel(flat)) - 0.5 * jnp.sum(shift**2)
     of_leaves = jax.vmap(unravel)(rows)
     of_rest = unravel(rest)
 
@@ -68,6 +61,53 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
         return total + 0.5 * jnp.sum(z**2)
 
     return jax.make_jaxpr(same)(*leaves)
+
+
+def derivatives(loss: Heads, leaves: Sequence[Array]) -> tuple[Array, Array]:
+    """The gradient and the Hessian of a loss, of all leaves in a row."""
+
+    def gradient(products: list[Array], leaves: list[Array]) -> Array:
+        return ravel_pytree(loss.gradient(products, leaves))[0]
+
+    products = loss.products(leaves)
+    slope, bend = jax.linearize(gradient, products, list(leaves))
+
+    def rows(leaf: int) -> Array:
+        """Those of one leaf."""
+
+        def row(i: Array) -> Array:
+            units = [jnp.zeros_like(w) for w in leaves]
+            w = leaves[leaf]
+            units[leaf] = jnp.zeros(w.size, w.dtype).at[i].set(1).reshape(w.shape)
+            # The product with a unit vector is read, not computed.
+            pairs = zip(loss.heads, products, strict=True)
+            zs = [h.row(i, z) if h.leaf == leaf else 0 * z for h, z in pairs]
+            return jnp.asarray(bend(zs, units))
+
+        return jax.vmap(row)(jnp.arange(leaves[leaf].size))
+
+    return slope, jnp.concatenate([rows(leaf) for leaf in range(len(leaves))])
+
+
+def factor(matrix: Array, b: Array) -> tuple[Array, Array]:
+    """R and s with RᵀR = `matrix`, symmetric and not negative, and Rᵀs near b."""
+    tiny = len(matrix) * epsilon(matrix.dtype)
+
+    def triangle(matrix: Array) -> tuple[Array, Array]:
+        return lower.T, jax.scipy.linalg.solve_triangular(lower, b, lower=True)
+
+    def singular(matrix: Array) -> tuple[Array, Array]:
+        values, vectors = jnp.linalg.eigh(matrix)
+        some = values > tiny * jnp.max(values, initial=0)
+        roots = jnp.sqrt(jnp.where(some, values, 0))
+        s = jnp.where(some, vectors.T @ b / jnp.where(some, roots, 1), 0)
+        return roots[:, None] * vectors.T, s
+
+    lower = jnp.linalg.cholesky(matrix)
+    # NaN where it does not exist.
+    regular = jnp.min(jnp.diagonal(lower), initial=1) ** 2 > tiny
+    root, s = jax.lax.cond(regular, triangle, singular, matrix)
+    return root, s
 
 
 def is_quadratic(loss: ClosedJaxpr, leaves: Sequence[Array]) -> bool:

@@ -24,7 +24,7 @@ Rows = list["Chosen | None"]
 
 # Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
 # is taken when a set is half full.
-SMALLEST, GROWTH = 64, 4
+SMALLEST, GROWTH = 64, 3
 # How exactly a working set is solved, in parts of what is left to gain.
 INNER = 0.1
 # Curvature: exact for leaves up to so many entries, estimated with probes beyond.
@@ -101,15 +101,9 @@ class Composite(NamedTuple):
 
         Saves the products with the matrices in one of the two directions.
         """
-        taken = self._take_heads(chosen)
-        products = [head(v[head.leaf]) for head in taken.heads]
-        of_products, of_leaves = jax.grad(self.loss.tail, argnums=(0, 1))(
-            products, list(w)
-        )
-        of_penalty = jax.grad(self._smooth_penalty)(w)
-        total = list(map(jnp.add, of_leaves, of_penalty))
-        for head, z in zip(self.loss.heads, of_products, strict=True):
-            total[head.leaf] = total[head.leaf] + head.transpose(z, w[head.leaf])
+        products = self._take_heads(chosen).products(v)
+        of_loss = self.loss.gradient(products, w)
+        total = map(jnp.add, of_loss, jax.grad(self._smooth_penalty)(w))
         return tuple(map(jnp.conj, total))
 
     def _scales(self, w: Leaves) -> Leaves:
@@ -127,7 +121,7 @@ class Composite(NamedTuple):
     def _head_curvature(self, w: Leaves) -> list[tuple[int, Array]]:
         """Of leaves with heads: exact where each product has a loss of its own."""
         heads = self.loss.heads
-        products = [head(w[head.leaf]) for head in heads]
+        products = self.loss.products(w)
         gradient = jax.grad(lambda zs: self.loss.tail(zs, w))
         total = [jnp.zeros_like(z) for z in products]
         if not products:

@@ -388,10 +388,14 @@ def default_tolerance(traced: ClosedJaxpr, leaves: Leaves, tree: Tree) -> Array:
     # At the start, which may be far off, only if need be.
     at_zero = size_at(jax.tree.map(jnp.zeros_like, leaves))
     size = jnp.where(jnp.isfinite(at_zero) & (at_zero > 0), at_zero, size_at(leaves))
-    dtypes = [dtype, *(x.dtype for x in tree.leaves if not is_hole(x))]
-    eps = max(epsilon(d) for d in dtypes)
-    relative = DOUBLE_TOLERANCE if eps < 1e-10 else SINGLE_TOLERANCE
+    relative = DOUBLE_TOLERANCE if is_double(traced, tree) else SINGLE_TOLERANCE
     return jnp.multiply(jax.lax.stop_gradient(size), relative)
+
+
+def is_double(traced: ClosedJaxpr, tree: Tree) -> bool:
+    """Whether the loss and all parameters have double precision."""
+    leaves = [x.dtype for x in tree.leaves if not is_hole(x)]
+    return max(map(epsilon, [traced.out_avals[0].dtype, *leaves])) < 1e-10
 
 
 # Checks.

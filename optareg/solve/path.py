@@ -1,7 +1,8 @@
 """`path`: the solutions for many strengths. `max_strength`, `strength_grid`."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from optareg.penalties.base import Block, Norm, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty, masked
 from optareg.penalties.elementwise import L1
 from optareg.solve._heads import Heads
-from optareg.solve._newton import Leaves
+from optareg.solve._newton import Leaves, Objective
 from optareg.solve._newton import start as state_at
 from optareg.solve._quadratic import reduced
 from optareg.solve._working_set import Composite, Outcome
@@ -27,6 +28,7 @@ from optareg.solve.minimize import (
     check_precision,
     default_tolerance,
     differentiable,
+    is_double,
     minimize,
     nonempty,
     one_program,
@@ -42,7 +44,8 @@ PyTree = Any
 
 # Between two strengths the support changes, where Newton's method needs some damping.
 LEAST_DAMPING = 1e-3
-# How much better a reduced loss is solved than the tolerance asks for.
+# How much better a path is solved than the tolerance asks for, where digits allow it:
+# a start just within the tolerance would be kept, and its error carried on.
 MARGIN = 0.25
 
 
@@ -57,8 +60,9 @@ def path(
 ) -> Solution:
     """`minimize` for each of many strengths, in one compiled program.
 
-    From the strongest to the weakest, whatever the order given; each starts at the
-    solution before. Runs within `jit` and `vmap`, and may be differentiated, as
+    From the strongest to the weakest, whatever the order given. Each starts at the
+    solution before; with a convex penalty, if that is less, further on the line through
+    the two before. Runs within `jit` and `vmap`, and may be differentiated, as
     `minimize`. Under `jax.vmap` over weights of the samples it cross-validates.
 
     Args:
@@ -124,21 +128,28 @@ def path(
         enough = default_tolerance(program, start, tree) if tol is None else tol
         fewer_rows = reduced(program, start)
         quick = program if fewer_rows is None else fewer_rows
-        # With other rows the stationarity is rounded otherwise, which must not decide.
-        least = enough if fewer_rows is None else MARGIN * enough
+        # With other rows the stationarity is rounded otherwise, which must not decide;
+        # else single precision has no digits to spare.
+        spare = fewer_rows is not None or is_double(program, tree)
+        least = MARGIN * enough if spare else enough
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
-        order = jnp.argsort(-sum(jnp.sum(s.reshape(n, -1), axis=1) for s in strengths))
+        order = jnp.argsort(-total(strengths))
         ordered = [s[order] for s in strengths]
 
         def next_one(
-            before: tuple[Leaves, Array], strengths: list[Array]
-        ) -> tuple[tuple[Leaves, Array], Outcome]:
+            before: tuple[Trail, Array], now: tuple[list[Array], Array]
+        ) -> tuple[tuple[Trail, Array], Outcome]:
+            (trail, damping), (strengths, size) = before, now
             penalties = tuple(block.penalty for block in blocks_at(strengths))
-            w, damping = before
+            composite = Composite(Heads.of(quick, trail.w), penalties)
+            # Else a far start leads to another local minimum than a near one.
+            convex = all(penalty.convex for penalty in penalties)
+            w = trail.start(composite.unscaled(trail.w), size) if convex else trail.w
             one = differentiable(
                 program, quick, penalties, w, damping, least, max_steps, callback
             )
-            return (one.w, jnp.maximum(one.damping, LEAST_DAMPING)), one
+            damping = jnp.maximum(one.damping, LEAST_DAMPING)
+            return (trail.add(one.w, size), damping), one
 
         @jax.vmap
         def certificates(w: Leaves, strengths: list[Array]) -> Array:
@@ -146,8 +157,10 @@ def path(
             problem = Composite(Heads.of(program, w), penalties)
             return state_at(problem.unscaled(w), w).stationarity
 
-        first = (start, jnp.ones((), traced.out_avals[0].dtype))
-        _, outcomes = jax.lax.scan(next_one, first, ordered)
+        sizes = total(ordered)
+        first = Trail(start, start, sizes[0], sizes[0])
+        damping = jnp.ones((), traced.out_avals[0].dtype)
+        _, outcomes = jax.lax.scan(next_one, (first, damping), (ordered, sizes))
         if fewer_rows is not None:  # What counts is the loss as given.
             certificate = jax.lax.stop_gradient(certificates(outcomes.w, ordered))
             outcomes = outcomes._replace(stationarity=certificate)
@@ -158,6 +171,47 @@ def path(
     outcomes, enough = one_program(solved, traced.consts, strengths, start)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: solution(tree, blocks, outcome, enough))(outcomes)
+
+
+class Trail(NamedTuple):
+    """The last two solutions, and the sums of their strengths.
+
+    While its support is the same, the solution of a lasso is linear in the strength
+    (Osborne, Presnell & Turlach 2000); those of other problems are nearly so.
+    """
+
+    w: Leaves
+    w_before: Leaves
+    size: Array
+    size_before: Array
+
+    def start(self, objective: Objective, size: Array) -> Leaves:
+        """Where to start at another strength: further on this line, if that is less."""
+        span = self.size_before - self.size
+        ratio = (self.size - size) / jnp.where(span > 0, span, jnp.inf)
+        pairs = zip(self.w, self.w_before, strict=True)
+        further = tuple(beyond(x, before, ratio) for x, before in pairs)
+        both = jax.tree.map(lambda *xs: jnp.stack(xs), self.w, further)
+        values = jax.vmap(objective.value)(both)
+        less = values[1] < values[0]
+        w = jax.tree.map(lambda a, b: jnp.where(less, b, a), self.w, further)
+        return jax.lax.stop_gradient(w)
+
+    def add(self, w: Leaves, size: Array) -> "Trail":
+        """With one more solution."""
+        return Trail(w, self.w, size, self.size)
+
+
+def beyond(x: Array, before: Array, ratio: Array) -> Array:
+    """`ratio` times as far from x as x is from `before`; what changes sign is zero."""
+    new = x + ratio.astype(x.real.dtype) * (x - before)
+    return jnp.where((new * jnp.conj(x)).real > 0, new, 0)
+
+
+def total(strengths: list[Array]) -> Array:
+    """The sum of each of many strengths over all fields and leaves."""
+    sums = [jnp.sum(s.reshape(len(s), -1), axis=1) for s in strengths]
+    return functools.reduce(jnp.add, sums)
 
 
 def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
