@@ -193,7 +193,7 @@ def iterate(objective: Objective, state: Progress) -> Progress:
         y = tuple(d / (size * c) for d, c in zip(dual, objective.scales, strict=True))
         return add(point, scale(-1.0, dual)), y
 
-    points, _ = jax.vmap(candidate)(jnp.arange(len(taus)))
+    points, duals = jax.vmap(candidate)(jnp.arange(len(taus)))
     values = jax.vmap(objective.value)(points)
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
     # The first of those that cannot be told apart: the longest Newton step.
@@ -204,7 +204,7 @@ def iterate(objective: Objective, state: Progress) -> Progress:
     length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
     factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
 
-    w, y = candidate(best)
+    w, y = jax.tree.map(lambda xs: xs[best], (points, duals))
     value = values[best]
     g = objective.gradient(w)
     stationarity = largest(objective.residuals(w, g), value.dtype)

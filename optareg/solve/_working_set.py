@@ -27,8 +27,9 @@ Rows = list["Chosen | None"]
 SMALLEST, GROWTH = 64, 3
 # How exactly a working set is solved, in parts of what is left to gain.
 INNER = 0.1
-# Curvature: exact for leaves up to so many entries, estimated with probes beyond.
-EXACT, PROBES = 512, 16
+# Curvature: exact for leaves up to so many entries, estimated with probes beyond; for
+# products, exact but for what few probes leave where the tail couples them.
+EXACT, PROBES, HEAD_PROBES = 512, 16, 4
 
 
 class Chosen(NamedTuple):
@@ -123,17 +124,22 @@ class Composite(NamedTuple):
         heads = self.loss.heads
         products = self.loss.products(w)
         gradient = jax.grad(lambda zs: self.loss.tail(zs, w))
-        total = [jnp.zeros_like(z) for z in products]
         if not products:
             return []
-        for key in jax.random.split(jax.random.key(0), 4):
-            keys = jax.random.split(key, len(products))
+        # Bits of one draw are the signs of all probes: drawing takes long to compile.
+        bits = [
+            jax.random.bits(jax.random.key(i), z.shape, jnp.uint32)
+            for i, z in enumerate(products)
+        ]
+        total = [jnp.zeros_like(z) for z in products]
+        for k in range(HEAD_PROBES):
             signs = [
-                jax.random.rademacher(k, z.shape, z.real.dtype).astype(z.dtype)
-                for k, z in zip(keys, products, strict=True)
+                jnp.where(b >> k & 1, 1, -1).astype(z.dtype)
+                for b, z in zip(bits, products, strict=True)
             ]
             _, bent = jax.jvp(gradient, (products,), (signs,))
-            total = [t + s * b / 4 for t, s, b in zip(total, signs, bent, strict=True)]
+            rows = zip(total, signs, bent, strict=True)
+            total = [t + s * b / HEAD_PROBES for t, s, b in rows]
         return [
             (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
             for head, t in zip(heads, total, strict=True)
