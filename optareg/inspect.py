@@ -74,7 +74,7 @@ def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
       gradient is NaN.
 
     Raises:
-      TypeError: a penalised leaf is not floating or complex.
+      TypeError: `penalty` is none, or a penalised leaf is not floating or complex.
       ValueError: `grads`, or a strength, mask or label does not fit `params`.
 
     >>> import jax.numpy as jnp
@@ -85,6 +85,7 @@ def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
 
     Source: the KKT conditions, Rockafellar, Convex analysis (1970), theorem 27.4.
     """
+    check_is_penalty(penalty, "stationarity")
     tree = Tree(params)
     g = tree.match(grads, "`grads`")
     blocks = cover(penalty.resolve(tree), tree)

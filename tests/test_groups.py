@@ -26,6 +26,8 @@ from optareg import (
     path,
     proximal,
     stationarity,
+    summarize,
+    target_sparsity,
 )
 from references import (
     RATE,
@@ -484,6 +486,39 @@ def test_labels_may_be_a_tree():
     np.testing.assert_allclose(some.value(PARAMS), 3 + np.sqrt(0.3 + 16), rtol=1e-6)
 
 
+def test_labels_may_be_a_list_of_arrays_for_a_list_of_leaves():
+    labels = [np.array([0, 0, 1]), np.array([0, 1, 1])]
+    leaves = [jnp.array([3.0, 4.0, 2.0]), jnp.array([1.0, 6.0, 8.0])]
+    penalty = GroupLasso(1.0, groups=labels, size_scaled=False)
+    assert penalty.value(leaves) == 5 + 2 + 1 + 10
+
+
+def test_a_label_that_no_entry_has_is_no_group():
+    w = jnp.array([1.0, 0.0, 0.0, 2.0, 0.0])
+    for labels in ([7, 3, 3, 7, 10**9], [0, 1, 1, 0, 2]):
+        for penalty in (
+            GroupLasso(1.0, groups=labels),
+            SparseGroupLasso(0.5, 1.0, groups=labels),
+        ):
+            total = summarize(w, penalty).total
+            assert (total.groups, total.zero_groups) == (3, 2)
+            state = target_sparsity(optax.sgd(0.1), penalty, 0.5).init(w)
+            np.testing.assert_allclose(state.share, 2 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("grouping", [{"axis": 0}, {"groups": [[0, 1], [0, 1]]}])
+@pytest.mark.parametrize(
+    "make",
+    [lambda **k: GroupLasso(0.3, **k), lambda **k: SparseGroupLasso(0.1, 0.3, **k)],
+)
+def test_nan_stays_within_its_group(make, grouping):
+    penalty, w = make(**grouping), jnp.array([[jnp.nan, 1.0], [2.0, 1.0]])
+    for x in (penalty.gradient(w), penalty.prox(w, 0.1)):
+        assert jnp.isnan(x[:, 0]).any() and jnp.isfinite(x[:, 1]).all()
+    assert jnp.isnan(penalty.value(w))
+    assert jnp.isnan(stationarity(penalty, w, jnp.zeros((2, 2))))
+
+
 def test_a_leading_axis_of_strengths_is_mapped():
     w = jnp.linspace(-1, 1, 6)
     strengths = jnp.array([0.0, 0.1, 1.0])
@@ -733,11 +768,20 @@ def raises(error, *words):
         ("kernel", TypeError, ["integers"]),
         ({"a": np.array([0, -2])}, ValueError, [re.escape("['a']"), "-2"]),
         ({"a": np.array([0.5])}, TypeError, [re.escape("['a']"), "integers"]),
+        ([[0, 1], [2]], ValueError, ["each entry", "different lengths"]),
     ],
-    ids=["negative", "float", "bool", "string", "negative in a tree", "float in one"],
+    ids=[
+        "negative",
+        "float",
+        "bool",
+        "string",
+        "negative in a tree",
+        "float in one",
+        "lists of members",
+    ],
 )
 def test_bad_labels_are_refused_at_once(make, groups, error, words):
-    with raises(error, "labels", *words):
+    with raises(error, "label", *words):
         make(0.1, groups=groups)
 
 

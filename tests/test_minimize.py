@@ -11,7 +11,16 @@ import pytest
 import sklearn.datasets
 import sklearn.linear_model
 
-from optareg import L1, L2, ElasticNet, GroupLasso, masked, minimize, partition
+from optareg import (
+    L1,
+    L2,
+    ElasticNet,
+    GroupLasso,
+    SparseGroupLasso,
+    masked,
+    minimize,
+    partition,
+)
 from problems import classification_data, regression_data, standardize
 
 EXACT = {"fit_intercept": False, "tol": 1e-13, "max_iter": 1_000_000}
@@ -595,6 +604,37 @@ def test_grad_is_a_central_difference(i, x64):
     got, expected = np.array(got), np.array(expected)
     assert np.abs(expected).max() > 1e-3
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+FROM_NOTHING = {
+    "L1": lambda s: L1(s),
+    "one of the entries": lambda s: L1(jnp.full(10, 0.01).at[3].set(s)),
+    "ElasticNet": lambda s: ElasticNet(s, 0.1),
+    "GroupLasso": lambda s: GroupLasso(s, groups=np.arange(10) // 3),
+    "the L1 of a sparse group": lambda s: SparseGroupLasso(s, 0.02, axis=0),
+    "the group of a sparse one": lambda s: SparseGroupLasso(0.02, s, axis=0),
+    "positive": lambda s: L1(s, positive=True),
+}
+
+
+@pytest.mark.parametrize("name", FROM_NOTHING)
+def test_the_derivative_at_strength_zero_is_that_of_strengths_above(name, x64):
+    X, y = data("diabetes")
+    bend = np.linspace(1, 2, 10)
+
+    @jax.jit
+    @jax.vmap
+    def slope(strength):
+        def of(strength):
+            penalty = FROM_NOTHING[name](strength)
+            w = minimize(squares(X, y), jnp.zeros(10), penalty).params
+            return jnp.sum(bend * w**2)
+
+        return jax.grad(of)(strength)
+
+    at_zero, near, further = slope(jnp.array([0.0, 1e-7, 2e-7]))
+    assert abs(at_zero) > 0.1
+    np.testing.assert_allclose(at_zero, 2 * near - further, rtol=1e-5)
 
 
 def test_jvp_is_a_central_difference_of_the_solution(x64):

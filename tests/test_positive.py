@@ -127,6 +127,10 @@ class TestDefinitions:
 
     def test_derivatives_are_the_gradient_and_finite(self, penalty, a, b):
         w = jnp.array([0.0, -0.0, 1e-15, 0.7, 2.0])
+        # The gradient knows of no constraint, and nor does that of an infinite value.
+        outside = w - 1
+        by_jax = jax.grad(penalty.value)(outside)
+        np.testing.assert_allclose(by_jax, penalty.gradient(outside), rtol=1e-14)
         by_jax = jax.grad(penalty.value)(w)
         assert jnp.all(jnp.isfinite(by_jax))
         np.testing.assert_allclose(by_jax, penalty.gradient(w), rtol=1e-14)

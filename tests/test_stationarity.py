@@ -184,6 +184,9 @@ def test_what_does_not_fit_is_refused():
         stationarity(L1(1.0), w, {"w": jnp.ones(3)})
     with pytest.raises(TypeError, match=r"\['n'\] has dtype int32"):
         stationarity(L1(1.0), {"n": jnp.array([1])}, {"n": jnp.array([1])})
+    for no_penalty in (L1, 1.0, lambda step: L1(step)):
+        with pytest.raises(TypeError, match="`stationarity` needs a penalty, got"):
+            stationarity(no_penalty, w, w)
 
 
 # Strengths, trees and dtypes of all kinds.

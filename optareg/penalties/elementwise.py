@@ -106,13 +106,9 @@ class L1(Norm):
     def leaf_dual(self, w: Array, radius: Any) -> Array:
         if jnp.iscomplexobj(w):
             size = absolute(w)
-            outside = size > radius
-            return w * jnp.where(outside, radius / jnp.where(outside, size, 1), 1)
-        low, high = (
-            jnp.broadcast_to(jnp.asarray(bound, w.dtype), w.shape)
-            for bound in (-radius, radius)
-        )
-        return jax.lax.clamp(low, w, high)
+            share = radius / jnp.where(size == 0, 1, size)
+            return w * jnp.where(size >= radius, share, 1)
+        return clip(w, jnp.broadcast_to(jnp.asarray(radius, w.dtype), w.shape))
 
 
 @register_penalty
@@ -134,14 +130,15 @@ class NonNegative(Norm):
         """With λc = `strength`, which may be zero: the constraint is left then."""
         known = isinstance(strength, (np.ndarray, np.generic))
         where = np.where if known else jnp.where
-        one, zero = np.ones((), strength.dtype), np.zeros((), strength.dtype)
+        one = np.ones((), strength.dtype)
         some = strength > 0
-        return cls(where(some, strength, one), where(some, one, zero))
+        # At 0 the share is `strength`, so that the product has its derivative.
+        return cls(where(some, strength, one), where(some, one, strength))
 
     def leaf_value(self, w: Array) -> Array:
         # `absolute`, so that the gradient at 0 is 0 here too.
         total = jnp.sum(self.strength * self.share * absolute(w))
-        return jnp.where(jnp.any(w < 0), jnp.inf, total)
+        return total + jnp.where(jnp.any(w < 0), jnp.inf, 0)
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
         share = jnp.broadcast_to(jnp.asarray(self.share, w.dtype), w.shape)
@@ -338,6 +335,22 @@ class ElasticNet(Penalty):
         # `replace`, not the constructor: the strengths are checked already.
         l1 = L1(0, self.positive).replace(strength=self.l1)
         return L2(0).replace(strength=self.l2), l1
+
+
+@jax.custom_jvp
+def clip(w: Array, radius: Array) -> Array:
+    """`w` within ±radius; both ends move with a radius of 0 too, unlike JAX's."""
+    return jax.lax.clamp(-radius, w, radius)
+
+
+@clip.defjvp
+def clip_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The derivative of `clip`."""
+    (w, radius), (dw, dr) = primals, tangents
+    moved = jax.lax.select(w <= -radius, -dr, dw)
+    return clip(w, radius), jax.lax.select(w >= radius, dr, moved)
 
 
 def along(w: Array, r: Array, size: Array) -> Array:

@@ -37,8 +37,11 @@ class Axes:
         return jnp.sum(x, self.axis, keepdims=True)
 
     def max(self, x: Array) -> Array:
-        """The largest entry of each group."""
-        return jnp.max(x, self.axis, keepdims=True, initial=0)
+        """The largest entry of each group, at least −1, which only an empty one has.
+
+        Not at least 0: where x ≥ 0 is 0, that would halve the derivative.
+        """
+        return jnp.max(x, self.axis, keepdims=True, initial=-1)
 
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, at each of its entries; broadcasting does it."""
@@ -61,7 +64,7 @@ class Axes:
 class Labels:
     """Groups by an integer label for each entry, hashable by its content."""
 
-    labels: np.ndarray
+    labels: np.ndarray  # From 0, without gaps.
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Labels) and np.array_equal(self.labels, other.labels)
@@ -79,9 +82,8 @@ class Labels:
         return jax.ops.segment_sum(x.ravel(), self.labels.ravel(), self.count)
 
     def max(self, x: Array) -> Array:
-        """The largest entry of each group, at least 0."""
-        largest = jax.ops.segment_max(x.ravel(), self.labels.ravel(), self.count)
-        return jnp.maximum(largest, 0)
+        """The largest entry of each group."""
+        return jax.ops.segment_max(x.ravel(), self.labels.ravel(), self.count)
 
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, at each of its entries."""
@@ -100,7 +102,7 @@ class Labels:
 
     @classmethod
     def of(cls, labels: Any, where: str) -> "Labels":
-        """Checks `labels`: integers from 0, known."""
+        """Checks `labels`, known integers that are not negative, and numbers them."""
         if is_traced(labels):
             raise TypeError(
                 f"the labels{where} are traced. Groups decide the shape of the program:"
@@ -116,8 +118,11 @@ class Labels:
                 f"the labels{where} must not be negative, got {array.min()}. "
                 "An entry that is to be a group alone gets a label of its own."
             )
-        array.setflags(write=False)
-        return cls(array)
+        # A number that no entry has is no group, least of all one that is zero.
+        _, numbers = np.unique(array, return_inverse=True)
+        numbers = numbers.reshape(array.shape)
+        numbers.setflags(write=False)
+        return cls(numbers)
 
 
 class Grouped(Penalty):
@@ -330,7 +335,7 @@ class Mixture(Norm):
 
     def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
         # In a group that is not zero, the L1 part alone decides at zero entries.
-        some = self.group.leaf_even(jnp.abs(w)) > 0
+        some = self.group.leaf_even(jnp.abs(w)) != 0  # Not `> 0`: NaN stays NaN.
         inner = self.l1.leaf_dual(at_zero, self.share)
         sign = self.share * jnp.sign(w)
         of_l1 = jnp.where(w == 0, inner, sign)
@@ -443,10 +448,23 @@ def check_grouping(penalty: Grouped) -> None:
             )
         object.__setattr__(penalty, "axis", axes if len(axes) > 1 else int(axes[0]))
     if groups is not None:
-        # A list of numbers is meant as an array.
-        if isinstance(groups, (list, tuple)) and np.ndim(groups) > 0:
-            groups = np.asarray(groups)
-        object.__setattr__(penalty, "groups", label_tree(groups))
+        object.__setattr__(penalty, "groups", label_tree(plain_lists(groups, name)))
+
+
+def plain_lists(groups: Any, name: str) -> Any:
+    """`groups`, but lists of nothing but integers as the array they are meant as."""
+    labels = jax.tree.leaves(groups)
+    numbers = all(isinstance(label, (int, np.integer)) for label in labels)
+    if not isinstance(groups, (list, tuple)) or not numbers:
+        return groups
+    try:
+        return np.asarray(groups)
+    except ValueError:
+        raise ValueError(
+            f"`groups` of {name} must have a label for each entry, got lists of "
+            f"different lengths: {groups!r}. From the sizes of the groups, in order, "
+            "labels are `np.repeat(np.arange(len(sizes)), sizes)`."
+        ) from None
 
 
 def check_axis(axis: Any, leaf: Array, path: tuple[Any, ...]) -> None:
