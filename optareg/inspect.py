@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -86,14 +86,23 @@ def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
     Source: the KKT conditions, Rockafellar, Convex analysis (1970), theorem 27.4.
     """
     check_is_penalty(penalty, "stationarity")
+    return greatest(residuals(penalty, params, grads))
+
+
+def residuals(penalty: Penalty, params: PyTree, grads: PyTree) -> list[Array]:
+    """What the optimality conditions lack, for each block of the parameters."""
     tree = Tree(params)
     g = tree.match(grads, "`grads`")
     blocks = cover(penalty.resolve(tree), tree)
     columns = [(b.penalty, b.join(tree.leaves), b.join(g)) for b in blocks]
-    residuals = [residual(*c) for c in columns if not is_hole(c[-1])]
-    dtype = widest(jnp.float32, *(r.dtype for r in residuals))
-    parts = [jnp.max(r, initial=0).astype(dtype) for r in residuals]
-    return functools.reduce(jnp.maximum, parts, jnp.zeros((), dtype))
+    return [residual(*c) for c in columns if not is_hole(c[-1])]
+
+
+def greatest(parts: Sequence[Array]) -> Array:
+    """The largest entry of all, in float32 or wider; NaN if there is one."""
+    dtype = widest(jnp.float32, *(part.dtype for part in parts))
+    each = [jnp.max(part, initial=0).astype(dtype) for part in parts]
+    return functools.reduce(jnp.maximum, each, jnp.zeros((), dtype))
 
 
 def residual(penalty: Penalty, w: Array, g: Any) -> Array:

@@ -23,6 +23,7 @@ MOSTLY_COMPILING = {
     "test_composition",
     "test_flax",
     "test_freeze",
+    "test_goal",
     "test_groups",
     "test_minimize",
     "test_nonconvex",

@@ -8,7 +8,7 @@ least as a proximal gradient method, and converges as Newton's where it can.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,11 +52,13 @@ class Objective(NamedTuple):
       smooth: from leaves to a scalar.
       norms: the nonsmooth penalty of each leaf, or None.
       scales: for each leaf, one over the curvature: entrywise, or a scalar.
+      units: for each leaf, what its residuals are measured in: likewise.
     """
 
     smooth: Callable[[Leaves], Array]
     norms: tuple[Norm | None, ...]
     scales: Leaves
+    units: Leaves
 
     def value(self, w: Leaves) -> Array:
         """The objective at w."""
@@ -73,6 +75,11 @@ class Objective(NamedTuple):
             jnp.abs(d) if norm is None else norm.leaf_residual(x, d)
             for norm, x, d in zip(self.norms, w, g, strict=True)
         ]
+
+    def stationarity(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
+        """The largest residual, in its units."""
+        pairs = zip(self.residuals(w, g), self.units, strict=True)
+        return largest([r / unit for r, unit in pairs], dtype)
 
     def nearest(self, w: Leaves, g: Leaves) -> Leaves:
         """The member of the subdifferential of the norms at w nearest to −g."""
@@ -100,7 +107,7 @@ class Progress(NamedTuple):
       y: the subgradient of the norms at w.
       g: the gradient of the smooth part at w.
       value: the objective at w.
-      stationarity: the largest residual at w.
+      stationarity: the largest residual at w, in its units.
       tau: the size of a proximal step, in units of the scales.
       damping: of a Newton step, in units of one over the scales.
       steps: the number of iterations.
@@ -128,7 +135,7 @@ def start(objective: Objective, w: Leaves) -> Progress:
         y=objective.nearest(w, g),
         g=g,
         value=value,
-        stationarity=largest(objective.residuals(w, g), value.dtype),
+        stationarity=objective.stationarity(w, g, value.dtype),
         tau=one,
         damping=one,
         steps=jnp.int32(0),
@@ -207,7 +214,7 @@ def iterate(objective: Objective, state: Progress) -> Progress:
     w, y = jax.tree.map(lambda xs: xs[best], (points, duals))
     value = values[best]
     g = objective.gradient(w)
-    stationarity = largest(objective.residuals(w, g), value.dtype)
+    stationarity = objective.stationarity(w, g, value.dtype)
     fell = value < state.value - noise
     good = (
         jnp.isfinite(value)
@@ -318,7 +325,7 @@ def add(a: Sequence[Array], b: Sequence[Array]) -> Leaves:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def times(a: Sequence[Array], b: Sequence[Array]) -> Leaves:
+def times(a: Iterable[Array], b: Iterable[Array]) -> Leaves:
     """The product, entry by entry."""
     return tuple(x * y for x, y in zip(a, b, strict=True))
 

@@ -6,7 +6,7 @@ made of matrix products (see `Heads`), all rows are worked on.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from jax.flatten_util import ravel_pytree
 from optareg._tree import epsilon, widest
 from optareg.penalties.base import Norm, Penalty
 from optareg.solve._heads import Heads
-from optareg.solve._newton import Leaves, Objective, largest, newton, start
+from optareg.solve._newton import Leaves, Objective, Progress, newton, start
 
-__all__ = ["Composite", "Outcome", "solve"]
+__all__ = ["Composite", "Goal", "Outcome", "solve"]
 
 Array = jax.Array
 Rows = list["Chosen | None"]
@@ -27,6 +27,8 @@ Rows = list["Chosen | None"]
 SMALLEST, GROWTH = 64, 3
 # How exactly a working set is solved, in parts of what is left to gain.
 INNER = 0.1
+# After so many steps the curvature is another: that of exp(w), from a far start.
+MOST_STEPS = 50
 # Curvature: exact for leaves up to so many entries, estimated with probes beyond; for
 # products, exact but for what few probes leave where the tail couples them.
 EXACT, PROBES, HEAD_PROBES = 512, 16, 4
@@ -53,16 +55,35 @@ class Chosen(NamedTuple):
         return jnp.zeros_like(x).at[at].set(values, unique_indices=True)
 
 
+class Goal(NamedTuple):
+    """When a point is near enough.
+
+    Attributes:
+      tol: the largest distance from optimal, in its units.
+      units: those of each leaf, a number or one for each entry.
+    """
+
+    tol: Array
+    units: Leaves
+
+    @classmethod
+    def of(cls, tol: Any, w: Leaves) -> Self:
+        """With the same units for all leaves."""
+        return cls(tol, tuple(jnp.ones((), x.real.dtype) for x in w))
+
+
 class Composite(NamedTuple):
     """What is minimised: a loss of leaves, and a penalty for each.
 
     Attributes:
       loss: a scalar function of the leaves.
       penalties: a resolved penalty for each leaf.
+      units: what the residuals of each leaf are measured in; 1 if there are none.
     """
 
     loss: Heads
     penalties: tuple[Penalty, ...]
+    units: Leaves = ()
 
     @property
     def norms(self) -> tuple[Norm | None, ...]:
@@ -81,18 +102,20 @@ class Composite(NamedTuple):
 
     def objective(self, w: Leaves) -> Objective:
         """With the scales at the leaves w."""
-        return Objective(self.smooth, self.norms, self._scales(w))
+        return self.unscaled(w)._replace(scales=self._scales(w))
 
     def unscaled(self, w: Leaves) -> Objective:
         """Without scales."""
         ones = tuple(jnp.ones((), x.real.dtype) for x in w)
-        return Objective(self.smooth, self.norms, ones)
+        return Objective(self.smooth, self.norms, ones, self.units or ones)
 
     def take(self, chosen: Rows, w: Leaves) -> "Composite":
         """On some rows of w, the others being zero."""
         parts = zip(chosen, self.penalties, w, strict=True)
         penalties = (p if c is None else p.take(*c, x) for c, p, x in parts)
-        return Composite(self._take_heads(chosen), tuple(penalties))
+        pairs = zip(chosen, self.units, strict=False)  # If there are units.
+        units = (u if c is None or u.ndim == 0 else c.take(u) for c, u in pairs)
+        return Composite(self._take_heads(chosen), tuple(penalties), tuple(units))
 
     def _take_heads(self, chosen: Rows) -> Heads:
         return self.loss.take([None if c is None else c.rows for c in chosen])
@@ -186,12 +209,33 @@ class Composite(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What `solve` returns; `damping` is for a problem nearby to begin with."""
+    """What `solve` returns.
+
+    Attributes:
+      w: the parameters.
+      stationarity: how far they are from optimal.
+      distance: the same in the units of the goal.
+      steps: the number of iterations.
+      damping: for a problem nearby to begin with.
+    """
 
     w: Leaves
     stationarity: Array
+    distance: Array
     steps: Array
     damping: Array
+
+    @classmethod
+    def of(cls, problem: Composite, state: "State | Progress") -> Self:
+        """The end of a search, whose stationarity has the units of `problem`."""
+        plain = problem._replace(units=()).unscaled(state.w)
+        return cls(
+            w=state.w,
+            stationarity=plain.stationarity(state.w, state.g, state.value.dtype),
+            distance=state.stationarity,
+            steps=state.steps,
+            damping=state.damping,
+        )
 
 
 class State(NamedTuple):
@@ -214,7 +258,7 @@ def solve(
     max_steps: Array | int,
     callback: Callable[..., None] | None = None,
 ) -> Outcome:
-    """Minimises from w until the stationarity is at most `tol`."""
+    """Minimises from w until the stationarity, in its units, is at most `tol`."""
     limits = [
         x.shape[axis]
         for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
@@ -254,7 +298,7 @@ def solve(
         state = rounds(state, size)
         size *= GROWTH
     state = rounds(state, None)
-    return Outcome(state.w, state.stationarity, state.steps, state.damping)
+    return Outcome.of(problem, state)
 
 
 def round_of(
@@ -277,7 +321,8 @@ def round_of(
         enough = jnp.maximum(tol, INNER * state.stationarity)
     objective = part.objective(v)
     inner = start(objective, v)._replace(damping=state.damping, steps=state.steps)
-    inner = newton(objective, inner, enough, max_steps, callback)
+    most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
+    inner = newton(objective, inner, enough, most, callback)
     if size is None:
         w, g, value, stationarity = inner.w, inner.g, inner.value, inner.stationarity
     else:
@@ -285,9 +330,7 @@ def round_of(
         w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
         g = problem.gradient(chosen, inner.w, w)
         value = inner.value
-        stationarity = largest(
-            problem.unscaled(w).residuals(w, g), state.stationarity.dtype
-        )
+        stationarity = problem.unscaled(w).stationarity(w, g, value.dtype)
     noise = 8 * epsilon(value.dtype) * jnp.abs(value)
     gained = (value < state.value - noise) | (stationarity < 0.9 * state.stationarity)
     return State(

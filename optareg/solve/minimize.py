@@ -11,21 +11,21 @@ from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
 from optareg._tree import Tree, epsilon, is_hole, path_name, widest
-from optareg.inspect import stationarity
+from optareg.inspect import greatest, residuals
 from optareg.penalties.base import Block, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty
+from optareg.solve._goal import default_goal, partly_free
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._newton import (
     Leaves,
     conjugate_gradients,
     damped,
     dot,
-    largest,
     linear_system,
     slope,
 )
 from optareg.solve._newton import start as state_at
-from optareg.solve._working_set import Composite, Outcome, solve
+from optareg.solve._working_set import Composite, Goal, Outcome, solve
 from optareg.transforms._arguments import check_optimizer
 from optareg.transforms.proximal import proximal
 
@@ -36,8 +36,6 @@ PyTree = Any
 Loss = Callable[[PyTree], Array]
 Callback = Callable[[Any, Any, Any], None]
 
-# In parts of the gradient: what nearly all problems reach in spite of rounding.
-SINGLE_TOLERANCE, DOUBLE_TOLERANCE = 3e-6, 4e-11
 # Numbers whose distances are larger are of half precision.
 HALF = 1e-6
 
@@ -49,7 +47,7 @@ class Solution(NamedTuple):
       params: the parameters found, a tree as that given.
       stationarity: how far they are from optimal, as `stationarity` measures it.
       steps: the number of iterations, an int32 scalar.
-      converged: whether `stationarity` is at most `tol`, a bool scalar.
+      converged: whether the tolerance was reached, a bool scalar.
     """
 
     params: PyTree
@@ -75,10 +73,12 @@ def minimize(
     alone, as linear models do (`X @ w`, `jnp.dot`, a Flax `Dense` layer on the data),
     it works on the few columns that matter and checks them all.
 
-    Runs within `jit` and `vmap`. The solution may be differentiated, with respect to
-    strengths and whatever else `loss` and `penalty` depend on, by `jax.grad` or
-    `jax.jvp`, once: by the implicit function theorem on the support, so it must have
-    converged. At strengths where the support changes the derivative is one-sided.
+    Runs within `jit` and `vmap`. Outside of them each call compiles anew: for many, put
+    `jax.jit` around a function of what changes. The solution may be differentiated,
+    with respect to strengths and whatever else `loss` and `penalty` depend on, by
+    `jax.grad` or `jax.jvp`, once: by the implicit function theorem on the support, so
+    it must have converged. At strengths where the support changes the derivative is
+    one-sided.
 
     For a convex loss with a minimum this is the optimum. For others, networks for
     instance, it is a point with the optimality conditions to first order, at best.
@@ -94,19 +94,21 @@ def minimize(
         with the whole data in each step. Its learning rate is for you to tune.
       tol: the stationarity to stop at, in units of the loss per unit of weight, as a
         strength. By default 3e-6 in float32 and 4e-11 in float64, times the largest
-        entry of the loss's gradient at zero; at `params` if that is not finite.
+        entry of the loss's gradient where all that the penalty can make zero is zero.
+        Of other parameters, such as an intercept, the default asks for the same in
+        units of the square root of their curvature.
       max_steps: the number of iterations to stop at.
       callback: called with (steps, objective, stationarity) after each iteration, for
         instance to print; with working sets, of the set at work. None costs nothing.
 
     Returns:
-      A `Solution`. Where `tol` is not reached, because of `max_steps`, of the precision
-      of the numbers, or because there is no minimum, `converged` is False. Where
-      numbers are not finite, `params` are the last finite ones.
+      A `Solution`. Where the tolerance is not reached, because of `max_steps`, of the
+      precision of the numbers, or as the objective falls without bound, `converged` is
+      False. Where numbers are not finite, `params` are the last finite ones.
 
     Raises:
-      TypeError: an argument is of another kind, a leaf is not floating or complex, or
-        the result of `loss` is no scalar.
+      TypeError: an argument is of another kind, a leaf is not floating or complex, the
+        result of `loss` is no scalar, or `optimizer` evaluates the loss itself.
       ValueError: `tol` is negative; `max_steps` is below 1; a leaf is of half
         precision, which has too few digits (an optimizer takes it); strengths do not
         fit `params`.
@@ -129,22 +131,29 @@ def minimize(
     traced = trace(loss, tree, blocks)
     leaves = arrays(tree, blocks)
     penalties = tuple(block.penalty for block in blocks)
+    free = partly_free(penalties)
+
+    def goal_of(program: ClosedJaxpr, penalties: Any, leaves: Leaves) -> Goal:
+        if tol is not None:
+            return Goal.of(tol, leaves)
+        double = is_double(program, tree)
+        return default_goal(program, penalties, leaves, free, double)
+
     if optimizer is None:
         check_precision(tree)
 
         def solved(consts: Any, penalties: Any, leaves: Leaves) -> tuple[Outcome, Any]:
             program = ClosedJaxpr(traced.jaxpr, consts)
-            enough = default_tolerance(program, leaves, tree) if tol is None else tol
+            goal = goal_of(program, penalties, leaves)
             outcome = differentiable(
-                program, program, penalties, leaves, 1.0, enough, max_steps, callback
+                program, program, penalties, leaves, 1.0, goal, max_steps, callback
             )
-            return outcome, enough
+            return outcome, goal.tol
 
         outcome, enough = one_program(solved, traced.consts, penalties, leaves)
         return solution(tree, blocks, outcome, enough)
 
-    if tol is None:
-        tol = default_tolerance(traced, leaves, tree)
+    goal = goal_of(traced, penalties, leaves)
     inner = check_optimizer(optimizer, "minimize")
     consts, fixed = jax.lax.stop_gradient((traced.consts, penalty))
 
@@ -153,7 +162,7 @@ def minimize(
         return evaluate(program, arrays(Tree(params), blocks))
 
     start = rebuild(tree, blocks, leaves)
-    options = tol, max_steps, callback
+    options = goal, max_steps, callback
     found = by_optimizer(inner, fixed_loss, start, fixed, *options)
     if any(epsilon(x.dtype) > HALF for x in leaves):
         return found
@@ -175,7 +184,7 @@ def differentiable(
     penalties: tuple[Penalty, ...],
     leaves: Leaves,
     damping: Array | float,
-    tol: Any,
+    goal: Goal,
     max_steps: int,
     callback: Callback | None,
 ) -> Outcome:
@@ -199,13 +208,13 @@ def differentiable(
         quick_consts: Any,
         w: Leaves,
         damping: Any,
-        tol: Any,
+        goal: Goal,
     ) -> Outcome:
         if quick is None:
-            end = state_at(problem(consts, penalties).unscaled(w), w)
-            return Outcome(w, end.stationarity, end.steps, end.damping)
-        here = problem(quick_consts, penalties, quick)
-        return solve(here, w, damping, tol, max_steps, callback)
+            here = problem(consts, penalties)._replace(units=goal.units)
+            return Outcome.of(here, state_at(here.unscaled(w), w))
+        here = problem(quick_consts, penalties, quick)._replace(units=goal.units)
+        return solve(here, w, damping, goal.tol, max_steps, callback)
 
     @run.defjvp
     def run_jvp(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
@@ -244,7 +253,7 @@ def differentiable(
         return outcome, zero._replace(w=prox_slope(p))
 
     given = [] if quick is None else quick.consts
-    return run(traced.consts, penalties, given, leaves, damping, tol)
+    return run(traced.consts, penalties, given, leaves, damping, goal)
 
 
 def zero_tangent(x: Array) -> Any:
@@ -255,12 +264,12 @@ def zero_tangent(x: Array) -> Any:
 
 
 class Descent(NamedTuple):
-    """State of `by_optimizer`."""
+    """State of `by_optimizer`; `distance` is the stationarity in units of the goal."""
 
     params: PyTree
     state: optax.OptState
     grads: PyTree
-    stationarity: Array
+    distance: Array
     steps: Array
     finite: Array
 
@@ -270,12 +279,16 @@ def by_optimizer(
     loss: Loss,
     params: PyTree,
     penalty: Penalty,
-    tol: Any,
+    goal: Goal,
     max_steps: Any,
     callback: Callback | None,
 ) -> Solution:
-    """`proximal(optimizer, penalty)` on the whole loss, to the tolerance."""
+    """`proximal(optimizer, penalty)` on the whole loss, to the goal."""
     wrapped = proximal(optimizer, penalty)
+
+    def distance(params: PyTree, grads: PyTree) -> Array:
+        parts = [r for r in residuals(penalty, params, grads) if r.size]
+        return greatest([r / u for r, u in zip(parts, goal.units, strict=True)])
 
     def gradient(params: PyTree) -> PyTree:
         # Optax takes the gradient as JAX gives it, of complex leaves the conjugate.
@@ -285,7 +298,7 @@ def by_optimizer(
         updates, state = wrapped.update(s.grads, s.state, s.params)
         params = optax.apply_updates(s.params, updates)
         grads = gradient(params)
-        now = stationarity(penalty, params, grads)
+        now = distance(params, grads)
         finite = jnp.isfinite(now) & all_finite(params)
         new = Descent(params, state, grads, now, s.steps + 1, finite)
         if callback is not None:
@@ -295,16 +308,21 @@ def by_optimizer(
         return kept._replace(finite=finite)
 
     grads = gradient(params)
-    first = stationarity(penalty, params, grads)
-    start = Descent(
-        params, wrapped.init(params), grads, first, jnp.int32(0), jnp.isfinite(first)
-    )
+    first = distance(params, grads)
+    state = wrapped.init(params)
+    check_needs(wrapped, grads, state, params)
+    start = Descent(params, state, grads, first, jnp.int32(0), jnp.isfinite(first))
     end = jax.lax.while_loop(
-        lambda s: ~(s.stationarity <= tol) & (s.steps < max_steps) & s.finite,
+        lambda s: ~(s.distance <= goal.tol) & (s.steps < max_steps) & s.finite,
         step,
         start,
     )
-    return Solution(end.params, end.stationarity, end.steps, end.stationarity <= tol)
+    return Solution(
+        params=end.params,
+        stationarity=greatest(residuals(penalty, end.params, end.grads)),
+        steps=end.steps,
+        converged=end.distance <= goal.tol,
+    )
 
 
 def all_finite(tree: PyTree) -> Array:
@@ -348,7 +366,7 @@ def solution(
         params=rebuild(tree, blocks, outcome.w),
         stationarity=outcome.stationarity,
         steps=outcome.steps,
-        converged=outcome.stationarity <= tol,
+        converged=outcome.distance <= tol,
     )
 
 
@@ -375,21 +393,6 @@ def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
     if not jnp.issubdtype(results[0].dtype, jnp.floating):
         raise TypeError(f"`loss` must return a real scalar, got a {results[0].dtype}.")
     return traced
-
-
-def default_tolerance(traced: ClosedJaxpr, leaves: Leaves, tree: Tree) -> Array:
-    """A stationarity that the precision of the numbers allows."""
-    gradient = jax.grad(lambda leaves: evaluate(traced, leaves))
-    dtype = traced.out_avals[0].dtype
-
-    def size_at(leaves: Leaves) -> Array:
-        return largest([jnp.abs(g) for g in gradient(leaves)], dtype)
-
-    # At the start, which may be far off, only if need be.
-    at_zero = size_at(jax.tree.map(jnp.zeros_like, leaves))
-    size = jnp.where(jnp.isfinite(at_zero) & (at_zero > 0), at_zero, size_at(leaves))
-    relative = DOUBLE_TOLERANCE if is_double(traced, tree) else SINGLE_TOLERANCE
-    return jnp.multiply(jax.lax.stop_gradient(size), relative)
 
 
 def is_double(traced: ClosedJaxpr, tree: Tree) -> bool:
@@ -422,6 +425,25 @@ def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree
                 "it in `loss`."
             )
     return tree
+
+
+def check_needs(
+    optimizer: optax.GradientTransformationExtraArgs,
+    grads: PyTree,
+    state: optax.OptState,
+    params: PyTree,
+) -> None:
+    """Raises if an optimizer needs more than gradients."""
+    try:
+        jax.eval_shape(optimizer.update, grads, state, params)
+    except TypeError as error:
+        if "required keyword" not in str(error):
+            raise
+        raise TypeError(
+            f"`optimizer` needs more than gradients: {error}. One that evaluates the "
+            "loss itself, as `optax.lbfgs` does in its line search, would see it "
+            "without the penalty. Leave `optimizer` out, or give another."
+        ) from error
 
 
 def check_precision(tree: Tree) -> None:

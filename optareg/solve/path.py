@@ -14,11 +14,12 @@ from optareg._tree import path_name, widest
 from optareg.penalties.base import Block, Norm, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty, masked
 from optareg.penalties.elementwise import L1
+from optareg.solve._goal import default_goal, partly_free
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, Objective
 from optareg.solve._newton import start as state_at
 from optareg.solve._quadratic import reduced
-from optareg.solve._working_set import Composite, Outcome
+from optareg.solve._working_set import Composite, Goal, Outcome
 from optareg.solve.minimize import (
     Callback,
     Loss,
@@ -26,7 +27,6 @@ from optareg.solve.minimize import (
     arrays,
     check_arguments,
     check_precision,
-    default_tolerance,
     differentiable,
     is_double,
     minimize,
@@ -120,18 +120,29 @@ def path(
 
     blocks = blocks_at([s[0] if s.ndim else s for s in strengths])
     traced = trace(loss, tree, blocks)
+    free = partly_free([block.penalty for block in blocks])
 
     def solved(
         consts: Any, strengths: list[Array], start: Leaves
     ) -> tuple[Outcome, Any]:
         program = ClosedJaxpr(traced.jaxpr, consts)
-        enough = default_tolerance(program, start, tree) if tol is None else tol
-        fewer_rows = reduced(program, start)
+
+        def penalties_at(strengths: list[Array]) -> tuple[Penalty, ...]:
+            return tuple(block.penalty for block in blocks_at(strengths))
+
+        double = is_double(program, tree)
+        if tol is None:
+            some = penalties_at([s[0] if s.ndim else s for s in strengths])
+            goal = default_goal(program, some, start, free, double)
+        else:
+            goal = Goal.of(tol, start)
+        # In single precision an intercept's size would cost the others their digits.
+        fewer_rows = reduced(program, start) if double or not free else None
         quick = program if fewer_rows is None else fewer_rows
         # With other rows the stationarity is rounded otherwise, which must not decide;
         # else single precision has no digits to spare.
-        spare = fewer_rows is not None or is_double(program, tree)
-        least = MARGIN * enough if spare else enough
+        spare = fewer_rows is not None or double
+        nearer = goal._replace(tol=MARGIN * goal.tol) if spare else goal
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-total(strengths))
         ordered = [s[order] for s in strengths]
@@ -140,32 +151,33 @@ def path(
             before: tuple[Trail, Array], now: tuple[list[Array], Array]
         ) -> tuple[tuple[Trail, Array], Outcome]:
             (trail, damping), (strengths, size) = before, now
-            penalties = tuple(block.penalty for block in blocks_at(strengths))
+            penalties = penalties_at(strengths)
             composite = Composite(Heads.of(quick, trail.w), penalties)
             # Else a far start leads to another local minimum than a near one.
             convex = all(penalty.convex for penalty in penalties)
             w = trail.start(composite.unscaled(trail.w), size) if convex else trail.w
             one = differentiable(
-                program, quick, penalties, w, damping, least, max_steps, callback
+                program, quick, penalties, w, damping, nearer, max_steps, callback
             )
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
             return (trail.add(one.w, size), damping), one
 
         @jax.vmap
-        def certificates(w: Leaves, strengths: list[Array]) -> Array:
-            penalties = tuple(block.penalty for block in blocks_at(strengths))
-            problem = Composite(Heads.of(program, w), penalties)
-            return state_at(problem.unscaled(w), w).stationarity
+        def certified(outcome: Outcome, strengths: list[Array]) -> Outcome:
+            w, heads = outcome.w, Heads.of(program, outcome.w)
+            here = Composite(heads, penalties_at(strengths), goal.units)
+            there = Outcome.of(here, state_at(here.unscaled(w), w))
+            certificate: Outcome = jax.lax.stop_gradient(there)
+            return certificate._replace(w=w, steps=outcome.steps)
 
         sizes = total(ordered)
         first = Trail(start, start, sizes[0], sizes[0])
         damping = jnp.ones((), traced.out_avals[0].dtype)
         _, outcomes = jax.lax.scan(next_one, (first, damping), (ordered, sizes))
         if fewer_rows is not None:  # What counts is the loss as given.
-            certificate = jax.lax.stop_gradient(certificates(outcomes.w, ordered))
-            outcomes = outcomes._replace(stationarity=certificate)
+            outcomes = certified(outcomes, ordered)
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
-        return outcomes, enough
+        return outcomes, goal.tol
 
     start = arrays(tree, blocks)
     outcomes, enough = one_program(solved, traced.consts, strengths, start)

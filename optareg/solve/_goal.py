@@ -1,0 +1,134 @@
+"""When a solution is near enough: the default tolerance, and what it is measured in.
+
+The distance from optimal has the units of a strength. It is compared with the gradient
+of the loss at the null model: what gives zeros is zero, other parameters, such as an
+intercept, are optimal. Those others have no strength; of them a distance counts by what
+it costs, its square over twice the curvature.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from optareg._checks import is_traced
+from optareg._tree import epsilon
+from optareg.penalties.base import Norm, Penalty
+from optareg.solve._heads import Heads
+from optareg.solve._newton import Leaves, conjugate_gradients, largest, times
+from optareg.solve._working_set import Composite, Goal
+
+__all__ = ["default_goal", "partly_free"]
+
+Array = jax.Array
+
+# In parts of that gradient: what nearly all problems reach in spite of rounding.
+SINGLE, DOUBLE = 3e-6, 4e-11
+# Where terms of the gradient cancel, it has rounding errors of so many ε of their size.
+ROUNDING = 4
+# How exactly the null model is known, and from how many steps at most.
+ACCURACY, STEPS = 1e-3, 50
+
+
+def default_goal(
+    loss: ClosedJaxpr,
+    penalties: tuple[Penalty, ...],
+    w: Leaves,
+    free: Sequence[int],
+    double: bool,
+) -> Goal:
+    """The goal from w, where some leaves are at least partly `free` of strengths.
+
+    `double` says whether all numbers have double precision.
+    """
+    relative = DOUBLE if double else SINGLE
+    consts, penalties, w = jax.lax.stop_gradient((loss.consts, penalties, w))
+    problem = Composite(Heads.of(ClosedJaxpr(loss.jaxpr, consts), w), penalties)
+    zero = tuple(map(jnp.zeros_like, w))
+    objective = problem.unscaled(zero)
+    dtype = objective.value(zero).dtype
+
+    def size(leaves: Sequence[Array]) -> Array:
+        return largest([jnp.abs(x) for x in leaves], dtype)
+
+    # At the start, which may be far off, only if need be.
+    g, g_start = objective.gradient(zero), objective.gradient(w)
+    good = jnp.isfinite(size(g)) & (size(g) > 0)
+    point, g = jax.tree.map(lambda a, b: jnp.where(good, a, b), (zero, g), (w, g_start))
+    if not free:
+        return Goal.of(relative * size(g), w)
+
+    scales = problem.objective(point).scales
+    roots = tuple(map(jnp.sqrt, scales))
+    cost = size(times(g, roots))
+    masks = {i: without_strength(problem.norms[i], w[i]) for i in free}
+
+    def penalised(g: Leaves) -> Array:
+        return size([jnp.abs(x) * (1 - masks.get(i, 0)) for i, x in enumerate(g)])
+
+    null = objective.gradient(null_model(problem, point, g, scales, masks))
+    least = jnp.where(jnp.isfinite(penalised(null)), penalised(null), penalised(g))
+    floor = ROUNDING * epsilon(dtype) / relative * penalised(g)
+    unit = jnp.maximum(least, floor)
+    unit = jnp.where(unit > 0, unit, jnp.where(cost > 0, cost, 1))
+    goal = Goal.of(relative * unit, w)
+    pairs = enumerate(zip(roots, goal.units, strict=True))
+    units = (
+        jnp.where(masks[i] > 0, cost / (unit * root), one) if i in masks else one
+        for i, (root, one) in pairs
+    )
+    return goal._replace(units=tuple(units))
+
+
+def null_model(
+    problem: Composite,
+    w: Leaves,
+    g: Leaves,
+    scales: Leaves,
+    masks: Mapping[int, Array],
+) -> Leaves:
+    """From w and the gradient there, Newton's step for the entries in `masks`.
+
+    All the way, if the loss is quadratic. Other leaves need no products with matrices.
+    """
+    free = tuple(masks.values())
+
+    def with_free(some: Sequence[Array]) -> Leaves:
+        new = dict(zip(masks, some, strict=True))
+        return tuple(new.get(i, x) for i, x in enumerate(w))
+
+    def gradient(some: Leaves) -> Leaves:
+        grads = jax.grad(lambda some: problem.smooth(with_free(some)))(some)
+        return times(free, tuple(map(jnp.conj, grads)))
+
+    some, b, diagonal = (tuple(x[i] for i in masks) for x in (w, g, scales))
+    _, hessian = jax.linearize(gradient, some)
+    step = conjugate_gradients(
+        lambda p: hessian(times(free, p)), times(free, b), diagonal, ACCURACY, STEPS
+    )
+    return with_free([x - d for x, d in zip(some, step, strict=True)])
+
+
+def partly_free(penalties: Sequence[Penalty]) -> list[int]:
+    """The numbers of leaves with entries that may have no strength."""
+    return [
+        i
+        for i, penalty in enumerate(penalties)
+        if (norm := penalty.split()[1]) is None
+        or (penalty.entrywise and not all_penalised(norm))
+    ]
+
+
+def all_penalised(norm: Norm) -> bool:
+    """Whether every entry has a strength; of one that is traced, that is assumed."""
+    if is_traced(norm.strength):
+        return np.ndim(norm.strength) == 0
+    return bool(np.all(np.asarray(norm.strength) > 0))
+
+
+def without_strength(norm: Norm | None, x: Array) -> Array:
+    """1 for entries of the leaf x that have no strength, 0 for others."""
+    one = jnp.ones_like(x.real)
+    return one if norm is None else jnp.where(norm.strength == 0, one, 0)
