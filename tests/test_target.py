@@ -17,6 +17,7 @@ from optareg import (
     by_path,
     masked,
     minimize,
+    partition,
     proximal,
     sparsity,
     target_sparsity,
@@ -110,13 +111,13 @@ def trained():
 
     return {
         (strength, target): train(strength, target)
-        for strength in (1e-4, 0.1)
+        for strength in (1e-4, 1e3)
         for target in TARGETS
     }
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("strength", [1e-4, 0.1])
+@pytest.mark.parametrize("strength", [1e-4, 1e3])
 def test_a_network_settles_at_the_target(trained, strength, target):
     params, (share, factor) = trained[strength, target]
     assert abs(kernel_share(params) - target) <= 0.02
@@ -127,15 +128,36 @@ def test_a_network_settles_at_the_target(trained, strength, target):
 
 
 def test_the_scale_of_the_strength_does_not_matter(trained):
-    weak, strong = (float(trained[s, 0.9][1][1][-1]) * s for s in (1e-4, 0.1))
-    assert 0.3 < weak / strong < 3  # What multiplies Σ|w|.
+    weak, strong = (float(trained[s, 0.9][1][1][-1]) * s for s in (1e-4, 1e3))
+    assert 0.7 < weak / strong < 1.4  # What multiplies Σ|w|, in spite of rounding.
+
+
+def test_the_first_factor_is_in_proportion_to_the_gradient():
+    w, g = jnp.ones(6), jnp.array([0.1, -0.4, 0.2, 0.0, 0.3, -0.2])
+    for penalty, strongest in (
+        (L1(0.5), 0.4 / 0.5),
+        (ElasticNet(0.5, 7.0), 0.4 / 0.5),
+        (GroupLasso(2.0, groups=[0, 0, 1, 1, 1, 1], size_scaled=False), 0.17**0.5 / 2),
+        (partition({0: L1(0.5), 1: L2(9.0)}, 0), 0.4 / 0.5),
+    ):
+        factors = []
+        for size in (1.0, 1e4):
+            optimizer = target_sparsity(optax.sgd(0.1), penalty, 0.5, rate=1e-9)
+            state = optimizer.init(w)
+            assert state.factor == 0
+            # Nothing to begin with: it waits.
+            _, state = optimizer.update(0 * g, state, w)
+            assert state.factor == 0
+            _, state = optimizer.update(size * g, state, w)
+            factors.append(float(state.factor))
+        np.testing.assert_allclose(factors, 1e-4 * strongest * np.array([1, 1e4]), 1e-5)
 
 
 def test_the_state_says_share_and_factor(trained):
-    params, (share, _) = trained[0.1, 0.5]
+    params, (share, _) = trained[1e3, 0.5]
     optimizer = target_sparsity(optax.sgd(0.1), masked(L1(0.1), by_path("kernel")), 0.5)
     state = optimizer.init(params)
-    assert optax.tree_utils.tree_get(state, "factor") == np.float32(0.01)
+    assert optax.tree_utils.tree_get(state, "factor") == 0
     expected = kernel_share(params)
     np.testing.assert_allclose(state.share, expected, rtol=1e-6)
     np.testing.assert_allclose(share[-1], expected, atol=0.01)
@@ -258,13 +280,13 @@ def test_a_step_is_that_of_proximal_with_the_factor():
 def test_the_factor_rises_with_too_few_zeros_and_falls_with_too_many():
     optimizer = target_sparsity(optax.sgd(0.1), L1(1.0), 0.5)
     for w, way in ((jnp.ones(10), 1), (jnp.zeros(10), -1)):
-        state = optimizer.init(w)
+        state = optimizer.init(w)._replace(factor=jnp.float32(0.1))
         _, new = optimizer.update(jnp.zeros(10), state, w)
         assert np.sign(new.factor - state.factor) == way
     half = jnp.repeat(jnp.array([0.0, 1.0]), 5)
-    state = optimizer.init(half)
+    state = optimizer.init(half)._replace(factor=jnp.float32(0.1))
     _, new = optimizer.update(jnp.zeros(10), state, half)
-    assert new.factor == state.factor
+    np.testing.assert_allclose(new.factor, state.factor, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +306,13 @@ def test_bad_arguments_are_refused(bad, error, match):
     good = {"optimizer": optax.sgd(0.1), "penalty": L1(0.1), "target": 0.5}
     with pytest.raises(error, match=match):
         target_sparsity(**{**good, **bad})
+
+
+@pytest.mark.parametrize("bad", [1.0, 1.5, -0.1, np.nan])
+def test_a_schedule_of_bad_targets_is_refused(bad):
+    optimizer = target_sparsity(optax.sgd(0.1), L1(0.1), lambda step: bad)
+    with pytest.raises(ValueError, match="`target`"):
+        optimizer.update(jnp.ones(3), optimizer.init(jnp.ones(3)), jnp.ones(3))
 
 
 def test_a_penalty_without_zeros_is_refused():
