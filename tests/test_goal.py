@@ -157,3 +157,18 @@ def test_curvature_at_a_far_start_is_forgotten(start):
     )
     assert found.converged
     np.testing.assert_allclose(found.params, np.log(2.9), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_path_may_begin_without_a_strength():
+    X, y = data(1e-3, 0.0, "float64")
+    loss, start = with_intercept(X, y)
+    strengths = np.array([0.0, 2e-3, 1e-4])
+    found = path(loss, start, masked(L1(strengths), by_path("w")))
+    assert found.converged.all()
+    X, y = centred(X, y)
+    expected = [np.linalg.lstsq(X, y)[0]]
+    for strength in strengths[1:]:
+        expected.append(sklearn.linear_model.Lasso(strength, **EXACT).fit(X, y).coef_)
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(found.params["w"], expected, rtol=0, atol=1e-9 * size)

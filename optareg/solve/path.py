@@ -118,7 +118,8 @@ def path(
         penalty = jax.tree.unflatten(treedef, strengths)
         return nonempty(cover(penalty.resolve(tree), tree), tree)
 
-    blocks = blocks_at([s[0] if s.ndim else s for s in strengths])
+    # What has no strength at any place of the path is free.
+    blocks = blocks_at(largest_of(strengths))
     traced = trace(loss, tree, blocks)
     free = partly_free([block.penalty for block in blocks])
 
@@ -132,8 +133,8 @@ def path(
 
         double = is_double(program, tree)
         if tol is None:
-            some = penalties_at([s[0] if s.ndim else s for s in strengths])
-            goal = default_goal(program, some, start, free, double)
+            strongest = penalties_at(largest_of(strengths))
+            goal = default_goal(program, strongest, start, free, double)
         else:
             goal = Goal.of(tol, start)
         # In single precision an intercept's size would cost the others their digits.
@@ -218,6 +219,11 @@ def beyond(x: Array, before: Array, ratio: Array) -> Array:
     """`ratio` times as far from x as x is from `before`; what changes sign is zero."""
     new = x + ratio.astype(x.real.dtype) * (x - before)
     return jnp.where((new * jnp.conj(x)).real > 0, new, 0)
+
+
+def largest_of(strengths: list[Array]) -> list[Array]:
+    """The largest of many strengths, entry by entry."""
+    return [jnp.max(s, axis=0) if s.ndim else s for s in strengths]
 
 
 def total(strengths: list[Array]) -> Array:
