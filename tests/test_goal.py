@@ -172,3 +172,59 @@ def test_a_path_may_begin_without_a_strength():
         expected.append(sklearn.linear_model.Lasso(strength, **EXACT).fit(X, y).coef_)
     size = np.abs(expected).max()
     np.testing.assert_allclose(found.params["w"], expected, rtol=0, atol=1e-9 * size)
+
+
+def poisson(mean):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 10))
+    y = rng.poisson(mean * np.exp(X[:, :3] @ [0.3, -0.3, 0.2]))
+
+    def loss(params):
+        z = X @ params["w"] + params["b"]
+        return jnp.mean(jnp.exp(z) - y * z)
+
+    return loss, np.log(y.mean())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mean", [2.0, 30.0, 80.0])
+@pytest.mark.parametrize("at_null", [False, True])
+def test_a_null_model_that_newton_overshoots_is_not_the_unit(mean, at_null):
+    loss, best = poisson(mean)
+    start = {"w": jnp.zeros(10), "b": jnp.asarray(best if at_null else 0.0)}
+    on_w = by_path("w")
+
+    @jax.jit
+    def solve():
+        most = max_strength(loss, start, masked(L1(1.0), on_w))
+        grid = strength_grid(most, n=6)
+        return (
+            grid,
+            path(loss, start, masked(L1(grid), on_w)),
+            minimize(loss, start, masked(L1(0.1 * most), on_w)),
+        )
+
+    grid, solutions, one = solve()
+    assert solutions.converged.all() and one.converged
+    assert (solutions.stationarity <= 1e-7 * grid).all()
+    assert one.stationarity <= 1e-7 * grid[0]
+    assert np.count_nonzero(one.params["w"]) >= 3
+
+
+def centre(params):
+    return 0.5 * jnp.sum(params["w"] ** 2) + 0.5 * params["b"] ** 2
+
+
+@pytest.mark.parametrize("optimizer", [None, optax.adam(0.1)])
+@pytest.mark.parametrize("loss", [centre, lambda params: 0.0 * centre(params)])
+def test_where_nothing_pulls_the_start_is_the_solution(loss, optimizer):
+    start = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+    found = minimize(loss, start, masked(L1(0.1), by_path("w")), optimizer=optimizer)
+    assert found.converged and found.steps == 0
+
+
+def test_a_constant_loss_leaves_what_has_no_strength():
+    loss = lambda w: 0.0 * jnp.sum(w)  # noqa: E731
+    found = minimize(loss, jnp.ones(3), L1(np.array([0.0, 1.0, 1.0])))
+    assert found.converged
+    np.testing.assert_array_equal(found.params, [1, 0, 0])

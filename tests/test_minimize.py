@@ -637,6 +637,18 @@ def test_the_derivative_at_strength_zero_is_that_of_strengths_above(name, x64):
     np.testing.assert_allclose(at_zero, 2 * near - further, rtol=1e-5)
 
 
+def test_the_derivative_at_strength_zero_of_a_weight_at_zero_is_none(x64):
+    center = jnp.array([0.0, 1.0, -2.0])
+
+    @jax.jit
+    @jax.jacobian
+    def slope(strength):
+        loss = lambda w: 0.5 * jnp.sum((w - center) ** 2)  # noqa: E731
+        return minimize(loss, jnp.zeros(3), L1(strength)).params
+
+    np.testing.assert_array_equal(slope(0.0), [0, -1, 1])
+
+
 def test_jvp_is_a_central_difference_of_the_solution(x64):
     _, solve = validation()
     rng = np.random.default_rng(6)

@@ -136,6 +136,7 @@ def test_the_first_factor_is_in_proportion_to_the_gradient():
     w, g = jnp.ones(6), jnp.array([0.1, -0.4, 0.2, 0.0, 0.3, -0.2])
     for penalty, strongest in (
         (L1(0.5), 0.4 / 0.5),
+        (L1(0.5, positive=True), 0.4 / 0.5),
         (ElasticNet(0.5, 7.0), 0.4 / 0.5),
         (GroupLasso(2.0, groups=[0, 0, 1, 1, 1, 1], size_scaled=False), 0.17**0.5 / 2),
         (partition({0: L1(0.5), 1: L2(9.0)}, 0), 0.4 / 0.5),
@@ -149,6 +150,8 @@ def test_the_first_factor_is_in_proportion_to_the_gradient():
             _, state = optimizer.update(0 * g, state, w)
             assert state.factor == 0
             _, state = optimizer.update(size * g, state, w)
+            _, other = optimizer.update(-size * g, optimizer.init(w), w)
+            np.testing.assert_allclose(other.factor, state.factor, rtol=1e-5)
             factors.append(float(state.factor))
         np.testing.assert_allclose(factors, 1e-4 * strongest * np.array([1, 1e4]), 1e-5)
 

@@ -339,7 +339,7 @@ class ElasticNet(Penalty):
 
 @jax.custom_jvp
 def clip(w: Array, radius: Array) -> Array:
-    """`w` within ±radius; both ends move with a radius of 0 too, unlike JAX's."""
+    """`w` within ±radius; its ends move with a radius of 0 too, unlike JAX's."""
     return jax.lax.clamp(-radius, w, radius)
 
 
@@ -349,8 +349,8 @@ def clip_jvp(
 ) -> tuple[Array, Array]:
     """The derivative of `clip`."""
     (w, radius), (dw, dr) = primals, tangents
-    moved = jax.lax.select(w <= -radius, -dr, dw)
-    return clip(w, radius), jax.lax.select(w >= radius, dr, moved)
+    end = jnp.sign(w) * dr
+    return clip(w, radius), jax.lax.select(jnp.abs(w) >= radius, end, dw)
 
 
 def along(w: Array, r: Array, size: Array) -> Array:

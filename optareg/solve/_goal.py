@@ -68,11 +68,14 @@ def default_goal(
     def penalised(g: Leaves) -> Array:
         return size([jnp.abs(x) * (1 - masks.get(i, 0)) for i, x in enumerate(g)])
 
-    null = objective.gradient(null_model(problem, point, g, scales, masks))
-    least = jnp.where(jnp.isfinite(penalised(null)), penalised(null), penalised(g))
-    floor = ROUNDING * epsilon(dtype) / relative * penalised(g)
-    unit = jnp.maximum(least, floor)
-    unit = jnp.where(unit > 0, unit, jnp.where(cost > 0, cost, 1))
+    null = null_model(problem, point, g, scales, masks)
+    # A whole step may be too far, for a Poisson loss for instance: then this is it.
+    nearer = objective.value(null) <= objective.value(point)
+    null_size, first_size = penalised(objective.gradient(null)), penalised(g)
+    least = jnp.where(nearer & jnp.isfinite(null_size), null_size, first_size)
+    unit = jnp.maximum(least, ROUNDING * epsilon(dtype) / relative * first_size)
+    cost = jnp.where(cost > 0, cost, 1)  # At the optimum already, or it is constant.
+    unit = jnp.where(unit > 0, unit, cost)
     goal = Goal.of(relative * unit, w)
     pairs = enumerate(zip(roots, goal.units, strict=True))
     units = (

@@ -153,7 +153,12 @@ def minimize(
         outcome, enough = one_program(solved, traced.consts, penalties, leaves)
         return solution(tree, blocks, outcome, enough)
 
-    goal = goal_of(traced, penalties, leaves)
+    goal = one_program(
+        lambda consts, *rest: goal_of(ClosedJaxpr(traced.jaxpr, consts), *rest),
+        traced.consts,
+        penalties,
+        leaves,
+    )
     inner = check_optimizer(optimizer, "minimize")
     consts, fixed = jax.lax.stop_gradient((traced.consts, penalty))
 

@@ -233,8 +233,11 @@ def first_factor(blocks: list[Block], g: list[Any]) -> Array:
     for block in blocks:
         norm, here = block.penalty.split()[1], block.join(g)
         if norm is not None and not is_hole(here):
-            least = norm.leaf_dual_norm(jnp.conj(widen(jnp.asarray(here))))
-            size = jnp.maximum(size, least.astype(jnp.float32))
+            here = jnp.conj(widen(jnp.asarray(here)))
+            # Either way: of positive weights, one way alone is held.
+            for g_block in (here, -here):
+                least = norm.leaf_dual_norm(g_block)
+                size = jnp.maximum(size, least.astype(jnp.float32))
     return jnp.where(jnp.isfinite(size), FIRST * size, 0)
 
 
