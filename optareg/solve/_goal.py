@@ -7,6 +7,7 @@ it costs, its square over twice the curvature.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, conjugate_gradients, largest, times
 from optareg.solve._working_set import Composite, Goal
 
-__all__ = ["default_goal", "partly_free"]
+__all__ = ["all_penalised", "goal_of", "partly_free"]
 
 Array = jax.Array
 
@@ -32,17 +33,21 @@ ROUNDING = 4
 ACCURACY, STEPS = 1e-3, 50
 
 
-def default_goal(
+def goal_of(
+    tol: Any,
     loss: ClosedJaxpr,
     penalties: tuple[Penalty, ...],
     w: Leaves,
     free: Sequence[int],
     double: bool,
 ) -> Goal:
-    """The goal from w, where some leaves are at least partly `free` of strengths.
+    """The goal from w: `tol`, in the same units everywhere; for None the default.
 
-    `double` says whether all numbers have double precision.
+    For that, `free` are the leaves with entries that may have no strength, and `double`
+    says whether all numbers have double precision.
     """
+    if tol is not None:
+        return Goal.of(tol, w)
     relative = DOUBLE if double else SINGLE
     consts, penalties, w = jax.lax.stop_gradient((loss.consts, penalties, w))
     problem = Composite(Heads.of(ClosedJaxpr(loss.jaxpr, consts), w), penalties)
@@ -115,19 +120,26 @@ def null_model(
 
 
 def partly_free(penalties: Sequence[Penalty]) -> list[int]:
-    """The numbers of leaves with entries that may have no strength."""
-    return [
-        i
-        for i, penalty in enumerate(penalties)
-        if (norm := penalty.split()[1]) is None
-        or (penalty.entrywise and not all_penalised(norm))
-    ]
+    """The numbers of leaves with entries that may have no strength.
+
+    A traced number is assumed to be one: few problems have none, and this would cost
+    all others.
+    """
+
+    def may_be_free(penalty: Penalty) -> bool:
+        norm = penalty.split()[1]
+        if norm is None:
+            return True
+        number = is_traced(norm.strength) and np.ndim(norm.strength) == 0
+        return penalty.entrywise and not number and not all_penalised(norm)
+
+    return [i for i, penalty in enumerate(penalties) if may_be_free(penalty)]
 
 
-def all_penalised(norm: Norm) -> bool:
-    """Whether every entry has a strength; of one that is traced, that is assumed."""
-    if is_traced(norm.strength):
-        return np.ndim(norm.strength) == 0
+def all_penalised(norm: Norm | None) -> bool:
+    """Whether a norm is known to penalise every entry of its leaf."""
+    if norm is None or is_traced(norm.strength):
+        return False
     return bool(np.all(np.asarray(norm.strength) > 0))
 
 

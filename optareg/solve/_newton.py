@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from optareg._tree import epsilon
+from optareg.inspect import greatest
 from optareg.penalties.base import Norm
 
 __all__ = [
@@ -342,6 +343,5 @@ def dot(a: Sequence[Array], b: Sequence[Array]) -> Array:
 
 
 def largest(residuals: Sequence[Array], dtype: Any) -> Array:
-    """The largest entry; NaN if there is one."""
-    parts = [jnp.max(r, initial=0).astype(dtype) for r in residuals]
-    return functools.reduce(jnp.maximum, parts, jnp.zeros((), dtype))
+    """The largest entry, in the dtype of the objective; NaN if there is one."""
+    return greatest(residuals).astype(dtype)

@@ -14,7 +14,7 @@ from optareg._tree import Tree, epsilon, is_hole, path_name, widest
 from optareg.inspect import greatest, residuals
 from optareg.penalties.base import Block, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty
-from optareg.solve._goal import default_goal, partly_free
+from optareg.solve._goal import goal_of, partly_free
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._newton import (
     Leaves,
@@ -133,18 +133,17 @@ def minimize(
     penalties = tuple(block.penalty for block in blocks)
     free = partly_free(penalties)
 
-    def goal_of(program: ClosedJaxpr, penalties: Any, leaves: Leaves) -> Goal:
-        if tol is not None:
-            return Goal.of(tol, leaves)
+    def goal_at(consts: Any, penalties: Any, leaves: Leaves) -> Goal:
+        program = ClosedJaxpr(traced.jaxpr, consts)
         double = is_double(program, tree)
-        return default_goal(program, penalties, leaves, free, double)
+        return goal_of(tol, program, penalties, leaves, free, double)
 
     if optimizer is None:
         check_precision(tree)
 
         def solved(consts: Any, penalties: Any, leaves: Leaves) -> tuple[Outcome, Any]:
             program = ClosedJaxpr(traced.jaxpr, consts)
-            goal = goal_of(program, penalties, leaves)
+            goal = goal_at(consts, penalties, leaves)
             outcome = differentiable(
                 program, program, penalties, leaves, 1.0, goal, max_steps, callback
             )
@@ -153,12 +152,7 @@ def minimize(
         outcome, enough = one_program(solved, traced.consts, penalties, leaves)
         return solution(tree, blocks, outcome, enough)
 
-    goal = one_program(
-        lambda consts, *rest: goal_of(ClosedJaxpr(traced.jaxpr, consts), *rest),
-        traced.consts,
-        penalties,
-        leaves,
-    )
+    goal = one_program(goal_at, traced.consts, penalties, leaves)
     inner = check_optimizer(optimizer, "minimize")
     consts, fixed = jax.lax.stop_gradient((traced.consts, penalty))
 

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from optareg._checks import check_number, is_traced
+from optareg._checks import check_number
 from optareg._tree import path_name, widest
-from optareg.penalties.base import Block, Norm, Penalty, cover
+from optareg.penalties.base import Block, Penalty, cover
 from optareg.penalties.combinators import check_is_penalty, masked
 from optareg.penalties.elementwise import L1
-from optareg.solve._goal import default_goal, partly_free
+from optareg.solve._goal import all_penalised, goal_of, partly_free
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, Objective
 from optareg.solve._newton import start as state_at
 from optareg.solve._quadratic import reduced
-from optareg.solve._working_set import Composite, Goal, Outcome
+from optareg.solve._working_set import Composite, Outcome
 from optareg.solve.minimize import (
     Callback,
     Loss,
@@ -132,11 +132,8 @@ def path(
             return tuple(block.penalty for block in blocks_at(strengths))
 
         double = is_double(program, tree)
-        if tol is None:
-            strongest = penalties_at(largest_of(strengths))
-            goal = default_goal(program, strongest, start, free, double)
-        else:
-            goal = Goal.of(tol, start)
+        strongest = penalties_at(largest_of(strengths))
+        goal = goal_of(tol, program, strongest, start, free, double)
         # In single precision an intercept's size would cost the others their digits.
         fewer_rows = reduced(program, start) if double or not free else None
         quick = program if fewer_rows is None else fewer_rows
@@ -152,11 +149,11 @@ def path(
             before: tuple[Trail, Array], now: tuple[list[Array], Array]
         ) -> tuple[tuple[Trail, Array], Outcome]:
             (trail, damping), (strengths, size) = before, now
-            penalties = penalties_at(strengths)
-            composite = Composite(Heads.of(quick, trail.w), penalties)
+            penalties, w = penalties_at(strengths), trail.w
             # Else a far start leads to another local minimum than a near one.
-            convex = all(penalty.convex for penalty in penalties)
-            w = trail.start(composite.unscaled(trail.w), size) if convex else trail.w
+            if all(penalty.convex for penalty in penalties):
+                here = Composite(Heads.of(quick, w), penalties).unscaled(w)
+                w = trail.start(here, size)
             one = differentiable(
                 program, quick, penalties, w, damping, nearer, max_steps, callback
             )
@@ -306,13 +303,6 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     ]
     dtype = widest(*(s.dtype for s in sizes))
     return jnp.max(jnp.stack([s.astype(dtype) for s in sizes]))
-
-
-def all_penalised(norm: Norm | None) -> bool:
-    """Whether a norm is known to penalise every entry of its leaf."""
-    if norm is None or is_traced(norm.strength):
-        return False
-    return bool(np.all(np.asarray(norm.strength) > 0))
 
 
 def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:

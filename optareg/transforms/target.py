@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optareg._checks import check_number
+from optareg._checks import check_number, is_traced
 from optareg._tree import Tree, is_hole, widen, widest
 from optareg.penalties.base import Block, Penalty
 from optareg.penalties.combinators import check_is_penalty
@@ -20,7 +20,12 @@ from optareg.transforms._arguments import (
     resolve_at,
     scalar_at,
 )
-from optareg.transforms.proximal import ProximalState, proximal, tracked
+from optareg.transforms.proximal import (
+    ProximalState,
+    nonsmooth,
+    proximal,
+    tracked,
+)
 
 __all__ = ["TargetSparsityState", "target_sparsity"]
 
@@ -231,8 +236,8 @@ def first_factor(blocks: list[Block], g: list[Any]) -> Array:
     """Where to begin, from the loss's gradient; 0 if that is zero or not finite."""
     size = jnp.float32(0)
     for block in blocks:
-        norm, here = block.penalty.split()[1], block.join(g)
-        if norm is not None and not is_hole(here):
+        norm, here = nonsmooth(block.penalty), block.join(g)
+        if not is_hole(here):
             here = jnp.conj(widen(jnp.asarray(here)))
             # Either way: of positive weights, one way alone is held.
             for g_block in (here, -here):
@@ -245,8 +250,7 @@ def count_zeros(blocks: list[Block], tree: Tree) -> tuple[Array, int]:
     """The number of zeros, or zero groups, of all blocks, and of all of them."""
     zeros, n = jnp.float32(0), 0
     for block in blocks:
-        norm = block.penalty.split()[1]
-        assert norm is not None
+        norm = nonsmooth(block.penalty)
         sizes = norm.leaf_size(widen(block.join(tree.leaves)))
         zeros = zeros + jnp.sum(sizes == 0).astype(jnp.float32)
         n += sizes.size
@@ -272,7 +276,7 @@ def check_target(target: Any) -> None:
     if callable(target):
         return
     check_number(target, "`target`", most=1, scalar=True)
-    if not isinstance(target, jax.core.Tracer) and target == 1:
+    if not is_traced(target) and target == 1:
         raise ValueError(
             "`target` must be below 1, got 1. No finite strength is needed to have no "
             "parameters."
