@@ -12,8 +12,8 @@ What a penalty of your own is made of is in `optareg.penalties`.
 """
 
 from optareg import penalties
-from optareg.compact import compact
-from optareg.inspect import (
+from optareg._compact import compact
+from optareg._inspect import (
     LeafSummary,
     Summary,
     sparsity,

@@ -1,7 +1,7 @@
-"""Trees: leaves with their key paths, holes, prefixes, and the errors about them.
+"""Trees: leaves with their key paths, masked leaves, prefixes, and errors about them.
 
 The only module that knows about the odd leaves of Optax trees: `None` and
-`optax.MaskedNode` are *holes*, places without a parameter, which pass through.
+`optax.MaskedNode` are *masked leaves*, places without a parameter, which pass through.
 """
 
 import functools
@@ -15,13 +15,13 @@ import optax
 
 from optareg._checks import is_traced
 
-__all__ = ["Tree", "epsilon", "is_hole", "path_name", "real", "widen", "widest"]
+__all__ = ["Tree", "epsilon", "is_masked", "path_name", "real", "widen", "widest"]
 
 Array = jax.Array
 PyTree = Any
 
 
-def is_hole(x: Any) -> bool:
+def is_masked(x: Any) -> bool:
     """Whether `x` is a place of a tree that holds no parameter."""
     return x is None or isinstance(x, optax.MaskedNode)
 
@@ -34,12 +34,12 @@ def path_name(path: tuple[Any, ...]) -> str:
 class Tree:
     """A tree taken apart: `paths`, `leaves`, and what is needed to rebuild it.
 
-    Holes count as leaves here, so that a tree with more holes still lines up.
+    Masked leaves count here, so that a tree with more of them still lines up.
     """
 
     def __init__(self, tree: PyTree):
         pairs, self._treedef = jax.tree_util.tree_flatten_with_path(
-            tree, is_leaf=is_hole
+            tree, is_leaf=is_masked
         )
         self.whole = tree
         self.paths = [path for path, _ in pairs]
@@ -48,7 +48,7 @@ class Tree:
     @staticmethod
     def _leaf(path: tuple[Any, ...], leaf: Any) -> Any:
         try:
-            return leaf if is_hole(leaf) else jnp.asarray(leaf)
+            return leaf if is_masked(leaf) else jnp.asarray(leaf)
         except (TypeError, ValueError):
             raise TypeError(
                 f"the leaf at {path_name(path)} must be an array, got {leaf!r}."
@@ -59,20 +59,20 @@ class Tree:
         return jax.tree.unflatten(self._treedef, list(leaves))
 
     def keep(self, chosen: Iterable[bool]) -> Self:
-        """This tree with holes where a leaf is not chosen."""
+        """This tree with masked leaves where a leaf is not chosen."""
         pairs = zip(self.leaves, chosen, strict=True)
         return type(self)(self.build(x if c else optax.MaskedNode() for x, c in pairs))
 
     def match(self, other: PyTree, what: str) -> list[Any]:
-        """The leaves of a tree of the same structure and shapes, but for holes."""
-        leaves, treedef = jax.tree.flatten(other, is_leaf=is_hole)
+        """The leaves of a tree of the same structure and shapes, but for masked ones."""
+        leaves, treedef = jax.tree.flatten(other, is_leaf=is_masked)
         if treedef != self._treedef:  # type: ignore[operator]
             raise ValueError(
                 f"{what} must have the structure of the parameters: "
                 + self._difference(other, what, prefix=False)
             )
         for path, mine, theirs in zip(self.paths, self.leaves, leaves, strict=True):
-            if is_hole(mine) or is_hole(theirs) or np.shape(theirs) == mine.shape:
+            if is_masked(mine) or is_masked(theirs) or np.shape(theirs) == mine.shape:
                 continue
             raise ValueError(
                 f"{path_name(path)} of {what} has shape {np.shape(theirs)}, but the "
@@ -85,10 +85,10 @@ class Tree:
         entries: list[Any] = []
 
         def spread(entry: Any, subtree: PyTree) -> None:
-            entries.extend([entry] * len(jax.tree.leaves(subtree, is_leaf=is_hole)))
+            entries.extend([entry] * len(jax.tree.leaves(subtree, is_leaf=is_masked)))
 
         try:
-            jax.tree.map(spread, prefix, self.whole, is_leaf=is_hole)
+            jax.tree.map(spread, prefix, self.whole, is_leaf=is_masked)
         except (ValueError, TypeError, KeyError):
             raise ValueError(
                 f"{what} must be one value, or a tree with one for each leaf or branch "
@@ -98,7 +98,7 @@ class Tree:
 
     def _difference(self, other: PyTree, what: str, prefix: bool) -> str:
         """The first key path at which `other` is not (a prefix of) this structure."""
-        pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_hole)
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_masked)
         theirs = [path for path, _ in pairs]
         for path in theirs:
             if not any(mine[: len(path)] == path for mine in self.paths):

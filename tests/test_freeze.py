@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from optareg import L1, by_path, proximal, proximal_step
-from optareg.transforms.freeze import freeze_zeros
+from optareg.transforms._freeze import freeze_zeros
 from problems import regression_data, squared_error
 from test_compiled import (
     ONE_LEAF,

@@ -25,9 +25,9 @@ from optareg import (
     strength_grid,
 )
 from optareg.solve._heads import Heads, evaluate
+from optareg.solve._path import Trail
 from optareg.solve._quadratic import reduced
 from optareg.solve._working_set import Composite
-from optareg.solve.path import Trail
 from problems import classification_data, regression_data, standardize
 
 pytestmark = pytest.mark.usefixtures("x64")

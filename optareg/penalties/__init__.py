@@ -1,10 +1,10 @@
 """What is penalised: one small class a penalty, and the combinators."""
 
-from optareg.penalties.base import Norm, Penalty, register_penalty, static
-from optareg.penalties.combinators import by_path, masked, partition, tied
-from optareg.penalties.elementwise import L1, L2, ElasticNet
-from optareg.penalties.groups import GroupLasso, SparseGroupLasso
-from optareg.penalties.nonconvex import MCP, SCAD
+from optareg.penalties._base import Norm, Penalty, register_penalty, static
+from optareg.penalties._combinators import by_path, masked, partition, tied
+from optareg.penalties._elementwise import L1, L2, ElasticNet
+from optareg.penalties._groups import GroupLasso, SparseGroupLasso
+from optareg.penalties._nonconvex import MCP, SCAD
 
 __all__ = [
     "L1",

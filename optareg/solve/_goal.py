@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import is_traced
 from optareg._tree import epsilon
-from optareg.penalties.base import Norm, Penalty
+from optareg.penalties._base import Norm, Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, conjugate_gradients, largest, times
 from optareg.solve._working_set import Composite, Goal

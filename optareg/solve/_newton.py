@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optareg._inspect import greatest
 from optareg._tree import epsilon
-from optareg.inspect import greatest
-from optareg.penalties.base import Norm
+from optareg.penalties._base import Norm
 
 __all__ = [
     "Objective",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from optareg._tree import epsilon, widest
-from optareg.penalties.base import Norm, Penalty
+from optareg.penalties._base import Norm, Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, Objective, Progress, newton, start
 

@@ -9,8 +9,8 @@ import optax
 
 from optareg._checks import check_number
 from optareg._tree import Tree
-from optareg.penalties.base import Block, Penalty
-from optareg.penalties.combinators import check_is_penalty
+from optareg.penalties._base import ParamGroup, Penalty
+from optareg.penalties._combinators import check_is_penalty
 
 __all__ = [
     "PenaltyOrSchedule",
@@ -63,7 +63,7 @@ def next_state(state: optax.OptState) -> tuple[Any, optax.OptState]:
 
 def resolve_at(
     penalty: PenaltyOrSchedule, count: Any, tree: Tree, where: str
-) -> list[Block]:
+) -> list[ParamGroup]:
     """What is penalised at step `count`."""
     if not isinstance(penalty, Penalty):
         penalty = penalty(count)

@@ -1,7 +1,7 @@
 """Penalties made of penalties: `masked`, `partition`, `tied`; `by_path` for masks.
 
-Each shows a penalty another tree, with holes for the leaves that it must not see or
-with leaves joined, and is a penalty itself.
+Each shows a penalty another tree, in which leaves are masked or joined, and is a
+penalty itself.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from optareg._checks import is_number
-from optareg._tree import Tree, is_hole, path_name
-from optareg.penalties.base import Block, Penalty, register_penalty, static
+from optareg._tree import Tree, is_masked, path_name
+from optareg.penalties._base import ParamGroup, Penalty, register_penalty, static
 
 __all__ = [
     "Choice",
@@ -222,9 +222,9 @@ class Choice:
     @classmethod
     def of(cls, tree: PyTree, what: str) -> "Choice":
         """Takes `tree` apart and checks its leaves."""
-        pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)
+        pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
         for path, leaf in pairs:
-            if not is_hole(leaf):
+            if not is_masked(leaf):
                 check_choice(leaf, what, path)
         paths, leaves = zip(*pairs, strict=True) if pairs else ((), ())
         return cls(leaves, paths, treedef)
@@ -240,10 +240,10 @@ class Masked(Penalty):
     penalty: Penalty
     mask: Chooser = static()
 
-    def resolve(self, tree: Tree) -> list[Block]:
+    def resolve(self, tree: Tree) -> list[ParamGroup]:
         mask = choose(self.mask, tree, "mask")
         return self.penalty.resolve(
-            tree.keep(not is_hole(entry) and bool(entry) for entry in mask)
+            tree.keep(not is_masked(entry) and bool(entry) for entry in mask)
         )
 
 
@@ -254,16 +254,18 @@ class Partition(Penalty):
     penalties: dict[Hashable, Penalty | None]
     labels: Chooser = static()
 
-    def resolve(self, tree: Tree) -> list[Block]:
+    def resolve(self, tree: Tree) -> list[ParamGroup]:
         labels = choose(self.labels, tree, "labels")
         for path, leaf, label in zip(tree.paths, tree.leaves, labels, strict=True):
-            if not is_hole(leaf):
+            if not is_masked(leaf):
                 check_label(label, self.penalties, path)
         return [
-            block
+            param_group
             for name, penalty in self.penalties.items()
             if penalty is not None
-            for block in penalty.resolve(tree.keep(label == name for label in labels))
+            for param_group in penalty.resolve(
+                tree.keep(label == name for label in labels)
+            )
         ]
 
 
@@ -275,24 +277,24 @@ class Tied(Penalty):
     labels: Chooser = static()
     axis: int = static()
 
-    def resolve(self, tree: Tree) -> list[Block]:
+    def resolve(self, tree: Tree) -> list[ParamGroup]:
         labels = choose(self.labels, tree)
         groups: dict[Hashable, list[int]] = {}
         for i, (leaf, label) in enumerate(zip(tree.leaves, labels, strict=True)):
-            if not is_hole(leaf) and not is_hole(label):
+            if not is_masked(leaf) and not is_masked(label):
                 groups.setdefault(label, []).append(i)
         for label, at in groups.items():
             check_ties(self.axis, label, at, tree)
         whole = {
-            label: Block(self.penalty, tuple(at), self.axis)
+            label: ParamGroup(self.penalty, tuple(at), self.axis)
             for label, at in groups.items()
         }
         joined = Tree({label: b.join(tree.leaves) for label, b in whole.items()})
         order = [whole[path[0].key] for path in joined.paths]
-        blocks = self.penalty.resolve(joined)
-        if any(block.axis is not None for block in blocks):
+        param_groups = self.penalty.resolve(joined)
+        if any(param_group.axis is not None for param_group in param_groups):
             raise ValueError("`tied` within `tied` is not supported: give one label.")
-        return [order[b.at[0]]._replace(penalty=b.penalty) for b in blocks]
+        return [order[b.at[0]]._replace(penalty=b.penalty) for b in param_groups]
 
 
 def choose(chooser: Chooser, tree: Tree, what: str = "labels") -> list[Any]:
@@ -302,7 +304,7 @@ def choose(chooser: Chooser, tree: Tree, what: str = "labels") -> list[Any]:
     choice = chooser(tree.whole)
     chosen = tree.broadcast(choice, f"the {what}")
     for path, leaf, entry in zip(tree.paths, tree.leaves, chosen, strict=True):
-        if not is_hole(leaf):
+        if not is_masked(leaf):
             check_choice(entry, what, path)
     return chosen
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_hole, path_name
-from optareg.penalties.base import (
-    Block,
+from optareg._tree import Tree, is_masked, path_name
+from optareg.penalties._base import (
     Norm,
+    ParamGroup,
     Penalty,
     check_strengths,
     register_penalty,
     static,
     strength_fields,
 )
-from optareg.penalties.combinators import Choice, choose
-from optareg.penalties.elementwise import L1
+from optareg.penalties._combinators import Choice, choose
+from optareg.penalties._elementwise import L1
 
 __all__ = ["GroupLasso", "SparseGroupLasso"]
 
@@ -136,7 +136,7 @@ class Grouped(Penalty):
         check_strengths(self)
         check_grouping(self)
 
-    def resolve(self, tree: Tree) -> list[Block]:
+    def resolve(self, tree: Tree) -> list[ParamGroup]:
         return resolve_groups(self, super().resolve(tree), tree)
 
     def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
@@ -382,19 +382,21 @@ def label_tree(groups: Any) -> Choice:
 
     def of_leaf(path: Any, labels: Any) -> Any:
         at = f" at {jax.tree_util.keystr(path)}" if path else ""
-        return labels if is_hole(labels) else Labels.of(labels, at)
+        return labels if is_masked(labels) else Labels.of(labels, at)
 
-    labels = jax.tree_util.tree_map_with_path(of_leaf, groups, is_leaf=is_hole)
+    labels = jax.tree_util.tree_map_with_path(of_leaf, groups, is_leaf=is_masked)
     return Choice.of(labels, "labels")
 
 
-def resolve_groups(penalty: Grouped, blocks: list[Block], tree: Tree) -> list[Block]:
-    """The blocks of a penalty on groups, with the labels of each, checked."""
+def resolve_groups(
+    penalty: Grouped, param_groups: list[ParamGroup], tree: Tree
+) -> list[ParamGroup]:
+    """The parameter groups of a penalty on groups, with the labels of each, checked."""
     groups = penalty.groups
     entries = [None] * len(tree.leaves) if groups is None else choose(groups, tree)
     result = []
-    for block in blocks:
-        (i,) = block.at
+    for param_group in param_groups:
+        (i,) = param_group.at
         leaf, path, labels = tree.leaves[i], path_name(tree.paths[i]), entries[i]
         if groups is not None:
             if not isinstance(labels, Labels):
@@ -408,10 +410,10 @@ def resolve_groups(penalty: Grouped, blocks: list[Block], tree: Tree) -> list[Bl
                     f"{labels.labels.shape}, but the leaf has shape {leaf.shape}. Each "
                     "entry needs a label."
                 )
-        resolved = block.penalty.replace(groups=labels)
+        resolved = param_group.penalty.replace(groups=labels)
         assert isinstance(resolved, Grouped)
         check_even(resolved, leaf, path)
-        result.append(block._replace(penalty=resolved))
+        result.append(param_group._replace(penalty=resolved))
     return result
 
 

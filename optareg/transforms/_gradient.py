@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from optareg._tree import Tree, is_hole, widen, widest
-from optareg.penalties.base import Penalty, in_blocks
+from optareg._tree import Tree, is_masked, widen, widest
+from optareg.penalties._base import Penalty, in_param_groups
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     check_penalty,
@@ -68,17 +68,17 @@ def add_penalty_gradient(
         need_params(params, "add_penalty_gradient")
         count, state = next_state(state)
         tree = Tree(params)
-        blocks = resolve_at(penalty, count, tree, "add_penalty_gradient")
+        param_groups = resolve_at(penalty, count, tree, "add_penalty_gradient")
 
         def of_leaf(p: Penalty, g: Any, w: Any) -> Any:
-            if is_hole(g):
+            if is_masked(g):
                 return g
             g = jnp.asarray(g)
             total = widen(g) + p.leaf_gradient(widen(w))
             return total.astype(widest(w.dtype, g.dtype))
 
         gradients = tree.match(updates, "`updates`")
-        new = in_blocks(blocks, of_leaf, gradients, gradients, tree.leaves)
+        new = in_param_groups(param_groups, of_leaf, gradients, gradients, tree.leaves)
         return tree.build(new), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -11,16 +11,12 @@ from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
 from optareg._tree import path_name, widest
-from optareg.penalties.base import Block, Penalty, cover
-from optareg.penalties.combinators import check_is_penalty, masked
-from optareg.penalties.elementwise import L1
+from optareg.penalties._base import ParamGroup, Penalty, cover
+from optareg.penalties._combinators import check_is_penalty, masked
+from optareg.penalties._elementwise import L1
 from optareg.solve._goal import all_penalised, goal_of, partly_free
 from optareg.solve._heads import Heads
-from optareg.solve._newton import Leaves, Objective
-from optareg.solve._newton import start as state_at
-from optareg.solve._quadratic import reduced
-from optareg.solve._working_set import Composite, Outcome
-from optareg.solve.minimize import (
+from optareg.solve._minimize import (
     Callback,
     Loss,
     Solution,
@@ -36,6 +32,10 @@ from optareg.solve.minimize import (
     solution,
     trace,
 )
+from optareg.solve._newton import Leaves, Objective
+from optareg.solve._newton import start as state_at
+from optareg.solve._quadratic import reduced
+from optareg.solve._working_set import Composite, Outcome
 
 __all__ = ["max_strength", "path", "strength_grid"]
 
@@ -114,14 +114,14 @@ def path(
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
 
-    def blocks_at(strengths: list[Array]) -> list[Block]:
+    def blocks_at(strengths: list[Array]) -> list[ParamGroup]:
         penalty = jax.tree.unflatten(treedef, strengths)
         return nonempty(cover(penalty.resolve(tree), tree), tree)
 
     # What has no strength at any place of the path is free.
-    blocks = blocks_at(largest_of(strengths))
-    traced = trace(loss, tree, blocks)
-    free = partly_free([block.penalty for block in blocks])
+    param_groups = blocks_at(largest_of(strengths))
+    traced = trace(loss, tree, param_groups)
+    free = partly_free([param_group.penalty for param_group in param_groups])
 
     def solved(
         consts: Any, strengths: list[Array], start: Leaves
@@ -129,7 +129,7 @@ def path(
         program = ClosedJaxpr(traced.jaxpr, consts)
 
         def penalties_at(strengths: list[Array]) -> tuple[Penalty, ...]:
-            return tuple(block.penalty for block in blocks_at(strengths))
+            return tuple(param_group.penalty for param_group in blocks_at(strengths))
 
         double = is_double(program, tree)
         strongest = penalties_at(largest_of(strengths))
@@ -177,10 +177,12 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, goal.tol
 
-    start = arrays(tree, blocks)
+    start = arrays(tree, param_groups)
     outcomes, enough = one_program(solved, traced.consts, strengths, start)
     # The shapes are those of one solution, with the strengths in front.
-    return jax.vmap(lambda outcome: solution(tree, blocks, outcome, enough))(outcomes)
+    return jax.vmap(lambda outcome: solution(tree, param_groups, outcome, enough))(
+        outcomes
+    )
 
 
 class Trail(NamedTuple):
@@ -261,29 +263,29 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     """
     check_is_penalty(penalty, "max_strength")
     tree = check_arguments(loss, params, None, 1)
-    blocks = cover(penalty.resolve(tree), tree)
+    param_groups = cover(penalty.resolve(tree), tree)
     norms = []
-    for block in blocks:
-        smooth, norm = block.penalty.split()
+    for param_group in param_groups:
+        smooth, norm = param_group.penalty.split()
         if norm is None and smooth is not None:
             raise ValueError(
-                f"the leaf at {path_name(tree.paths[block.at[0]])} has "
-                f"{type(block.penalty).__name__}, which gives no zeros at any strength."
-                " Leave it out with `masked`."
+                f"the leaf at {path_name(tree.paths[param_group.at[0]])} has "
+                f"{type(param_group.penalty).__name__}, which gives no zeros at any "
+                "strength. Leave it out with `masked`."
             )
         norms.append(norm)
     if not any(norms):
         raise ValueError("`max_strength` needs a penalised leaf, got none.")
 
     def loss_of(leaves: Sequence[Array]) -> Array:
-        return loss(rebuild(tree, blocks, leaves))
+        return loss(rebuild(tree, param_groups, leaves))
 
     def at_zero(leaves: Sequence[Array]) -> list[Array]:
         """The arrays with all that is penalised at zero."""
         pairs = zip(norms, leaves, strict=True)
         return [x if n is None else jnp.where(n.strength > 0, 0, x) for n, x in pairs]
 
-    leaves = list(arrays(tree, blocks))
+    leaves = list(arrays(tree, param_groups))
     # Arrays that are penalised all over have nothing to solve for.
     rest = [i for i, norm in enumerate(norms) if not all_penalised(norm)]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from optareg._checks import check_number
 from optareg._tree import path_name
-from optareg.penalties.base import (
+from optareg.penalties._base import (
     Norm,
     Penalty,
     check_strengths,

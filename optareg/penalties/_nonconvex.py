@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_number, is_traced
-from optareg.penalties.base import (
+from optareg.penalties._base import (
     Norm,
     Penalty,
     check_strengths,
     register_penalty,
     static,
 )
-from optareg.penalties.elementwise import L1, absolute, along
+from optareg.penalties._elementwise import L1, absolute, along
 
 __all__ = ["MCP", "SCAD"]
 

@@ -3,7 +3,8 @@
 A penalty class states its formulas for one leaf. `Penalty` lifts them to trees, once:
 strengths are broadcast, odd leaves pass through, and half precision is computed in
 float32. To add a penalty, write one such class; every way to apply it then works. What
-a penalty sees as one leaf is a `Block` of the tree: mostly a leaf, or several, tied.
+a penalty sees as one leaf is a `ParamGroup` of the tree: mostly one leaf, or several,
+joined.
 """
 
 import dataclasses
@@ -15,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import check_number, is_number
-from optareg._tree import Tree, is_hole, path_name, real, widen, widest
+from optareg._tree import Tree, is_masked, path_name, real, widen, widest
 
 __all__ = [
-    "Block",
+    "ParamGroup",
     "Norm",
     "Penalty",
     "check_strengths",
     "cover",
-    "in_blocks",
+    "in_param_groups",
     "register_penalty",
     "static",
     "strength_fields",
@@ -92,8 +93,8 @@ class Penalty:
         """
         tree = Tree(params)
         values = [
-            block.penalty.leaf_value(widen(block.join(tree.leaves)))
-            for block in self.resolve(tree)
+            param_group.penalty.leaf_value(widen(param_group.join(tree.leaves)))
+            for param_group in self.resolve(tree)
         ]
         dtype = widest(jnp.float32, *(v.dtype for v in values))
         return sum((v.astype(dtype) for v in values), start=jnp.zeros((), dtype))
@@ -115,9 +116,9 @@ class Penalty:
             return penalty.leaf_gradient(widen(w)).astype(w.dtype)
 
         tree = Tree(params)
-        zeros = [w if is_hole(w) else jnp.zeros_like(w) for w in tree.leaves]
-        blocks = self.resolve(tree)
-        return tree.build(in_blocks(blocks, of_leaf, zeros, tree.leaves))
+        zeros = [w if is_masked(w) else jnp.zeros_like(w) for w in tree.leaves]
+        param_groups = self.resolve(tree)
+        return tree.build(in_param_groups(param_groups, of_leaf, zeros, tree.leaves))
 
     def prox(self, params: PyTree, step: Any) -> PyTree:
         """The proximal point: argmin_x ½‖x − params‖² + step · R(x).
@@ -141,13 +142,15 @@ class Penalty:
             return penalty.leaf_prox(wide, real(step, wide)).astype(w.dtype)
 
         tree = Tree(params)
-        blocks = self.resolve(tree)
-        return tree.build(in_blocks(blocks, of_leaf, tree.leaves, tree.leaves))
+        param_groups = self.resolve(tree)
+        return tree.build(
+            in_param_groups(param_groups, of_leaf, tree.leaves, tree.leaves)
+        )
 
     # How a tree becomes leaves.
 
-    def resolve(self, tree: Tree) -> "list[Block]":
-        """This penalty for each block of `tree` that it penalises."""
+    def resolve(self, tree: Tree) -> "list[ParamGroup]":
+        """This penalty for each parameter group of `tree` that it penalises."""
         name = type(self).__name__
         columns = {
             field: tree.broadcast(getattr(self, field), f"`{field}` of {name}")
@@ -169,9 +172,9 @@ class Penalty:
             return self.replace(**strengths).at_leaf(leaf, path)
 
         return [
-            Block(of_leaf(i, path, leaf), (i,))
+            ParamGroup(of_leaf(i, path, leaf), (i,))
             for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
-            if not is_hole(leaf)
+            if not is_masked(leaf)
         ]
 
     def replace(self, **strengths: Any) -> Self:
@@ -194,7 +197,7 @@ class Penalty:
         return self.replace(**{f: of(getattr(self, f)) for f in fields})
 
 
-class Block(NamedTuple):
+class ParamGroup(NamedTuple):
     """A penalty with strengths for one array, and the leaves which that array is.
 
     Attributes:
@@ -209,11 +212,11 @@ class Block(NamedTuple):
     axis: int | None = None
 
     def join(self, leaves: Sequence[Any]) -> Any:
-        """The array made of `leaves`; a hole if they all are."""
+        """The array made of `leaves`; masked if they all are."""
         mine = [leaves[i] for i in self.at]
-        if self.axis is None or all(map(is_hole, mine)):
+        if self.axis is None or all(map(is_masked, mine)):
             return mine[0]
-        if any(map(is_hole, mine)):
+        if any(map(is_masked, mine)):
             raise ValueError(
                 "of the leaves of one tied group, some have an update and some have "
                 "none. Mask all of them, or none."
@@ -224,7 +227,7 @@ class Block(NamedTuple):
 
     def put(self, array: Any, into: list[Any], like: Sequence[Any]) -> None:
         """Puts `array` in the places of its leaves, which are shaped as in `like`."""
-        if self.axis is None or is_hole(array):
+        if self.axis is None or is_masked(array):
             for i in self.at:
                 into[i] = array
             return
@@ -237,26 +240,26 @@ class Block(NamedTuple):
             start += size
 
 
-def in_blocks(
-    blocks: Sequence[Block],
+def in_param_groups(
+    param_groups: Sequence[ParamGroup],
     f: Callable[..., Any],
     rest: Sequence[Any],
     *columns: Sequence[Any],
 ) -> list[Any]:
-    """The leaves `rest`, but in the blocks f(penalty, …) of those in `columns`."""
+    """f(penalty, …) of the leaves in `columns` for each group; `rest` elsewhere."""
     result = list(rest)
-    for block in blocks:
-        value = f(block.penalty, *map(block.join, columns))
-        block.put(value, result, columns[0])
+    for param_group in param_groups:
+        value = f(param_group.penalty, *map(param_group.join, columns))
+        param_group.put(value, result, columns[0])
     return result
 
 
-def cover(blocks: Sequence[Block], tree: Tree) -> list[Block]:
-    """The blocks, and one of `Nothing` for each leaf that is in none."""
-    taken = {i for block in blocks for i in block.at}
-    rest = [i for i, x in enumerate(tree.leaves) if i not in taken and not is_hole(x)]
-    everything = [*blocks, *(Block(Nothing(), (i,)) for i in rest)]
-    return sorted(everything, key=lambda block: block.at)
+def cover(param_groups: Sequence[ParamGroup], tree: Tree) -> list[ParamGroup]:
+    """The parameter groups, and one of `Nothing` for each leaf that is in none."""
+    taken = {i for param_group in param_groups for i in param_group.at}
+    rest = [i for i, x in enumerate(tree.leaves) if i not in taken and not is_masked(x)]
+    everything = [*param_groups, *(ParamGroup(Nothing(), (i,)) for i in rest)]
+    return sorted(everything, key=lambda param_group: param_group.at)
 
 
 class Norm(Penalty):
@@ -371,7 +374,7 @@ def check_strengths(penalty: Penalty) -> None:
     """Raises unless every concrete strength is a finite number, not negative."""
     for field in strength_fields(type(penalty)):
         pairs = jax.tree_util.tree_leaves_with_path(
-            getattr(penalty, field), is_leaf=is_hole
+            getattr(penalty, field), is_leaf=is_masked
         )
         for path, strength in pairs:
             at = f" at {jax.tree_util.keystr(path)}" if path else ""

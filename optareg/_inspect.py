@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_hole, path_name, widen, widest
-from optareg.penalties.base import Penalty, cover
-from optareg.penalties.combinators import check_is_penalty
+from optareg._tree import Tree, is_masked, path_name, widen, widest
+from optareg.penalties._base import Penalty, cover
+from optareg.penalties._combinators import check_is_penalty
 
 __all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
 
@@ -43,7 +43,7 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
 
     def share(leaf: Any) -> Any:
         # The mean of an empty array is NaN too, but comes with a warning.
-        return zeros(leaf) / jnp.float32(leaf.size) if not is_hole(leaf) else leaf
+        return zeros(leaf) / jnp.float32(leaf.size) if not is_masked(leaf) else leaf
 
     def zeros(leaf: Array) -> Array:
         return jnp.sum(leaf == 0, dtype=jnp.float32)
@@ -51,7 +51,7 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
     tree = Tree(params)
     if per_leaf:
         return tree.build(share(leaf) for leaf in tree.leaves)
-    arrays = [leaf for leaf in tree.leaves if not is_hole(leaf)]
+    arrays = [leaf for leaf in tree.leaves if not is_masked(leaf)]
     total = sum((zeros(leaf) for leaf in arrays), start=jnp.float32(0))
     return total / jnp.float32(sum(leaf.size for leaf in arrays))
 
@@ -90,12 +90,12 @@ def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
 
 
 def residuals(penalty: Penalty, params: PyTree, grads: PyTree) -> list[Array]:
-    """What the optimality conditions lack, for each block of the parameters."""
+    """What the optimality conditions lack, for each parameter group."""
     tree = Tree(params)
     g = tree.match(grads, "`grads`")
-    blocks = cover(penalty.resolve(tree), tree)
-    columns = [(b.penalty, b.join(tree.leaves), b.join(g)) for b in blocks]
-    return [residual(*c) for c in columns if not is_hole(c[-1])]
+    param_groups = cover(penalty.resolve(tree), tree)
+    columns = [(b.penalty, b.join(tree.leaves), b.join(g)) for b in param_groups]
+    return [residual(*c) for c in columns if not is_masked(c[-1])]
 
 
 def greatest(parts: Sequence[Array]) -> Array:
@@ -246,11 +246,11 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
     groups: dict[int, tuple[int, int]] = {}
     if penalty is not None:
         check_is_penalty(penalty, "summarize")
-        for block in penalty.resolve(tree):
-            _, norm = block.penalty.split()
-            if norm is not None and not block.penalty.entrywise:
-                sizes = norm.leaf_size(widen(block.join(tree.leaves)))
-                groups[block.at[0]] = sizes.size, int(jnp.sum(sizes == 0))
+        for param_group in penalty.resolve(tree):
+            _, norm = param_group.penalty.split()
+            if norm is not None and not param_group.penalty.entrywise:
+                sizes = norm.leaf_size(widen(param_group.join(tree.leaves)))
+                groups[param_group.at[0]] = sizes.size, int(jnp.sum(sizes == 0))
     return Summary(
         tuple(
             LeafSummary(
@@ -263,6 +263,6 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
                 *groups.get(i, ()),
             )
             for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
-            if not is_hole(leaf)
+            if not is_masked(leaf)
         )
     )

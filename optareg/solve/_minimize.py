@@ -10,10 +10,10 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
-from optareg._tree import Tree, epsilon, is_hole, path_name, widest
-from optareg.inspect import greatest, residuals
-from optareg.penalties.base import Block, Penalty, cover
-from optareg.penalties.combinators import check_is_penalty
+from optareg._inspect import greatest, residuals
+from optareg._tree import Tree, epsilon, is_masked, path_name, widest
+from optareg.penalties._base import ParamGroup, Penalty, cover
+from optareg.penalties._combinators import check_is_penalty
 from optareg.solve._goal import goal_of, partly_free
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._newton import (
@@ -27,7 +27,7 @@ from optareg.solve._newton import (
 from optareg.solve._newton import start as state_at
 from optareg.solve._working_set import Composite, Goal, Outcome, solve
 from optareg.transforms._arguments import check_optimizer
-from optareg.transforms.proximal import proximal
+from optareg.transforms._proximal import proximal
 
 __all__ = ["Solution", "minimize"]
 
@@ -127,10 +127,10 @@ def minimize(
     """
     check_is_penalty(penalty, "minimize")
     tree = check_arguments(loss, params, tol, max_steps)
-    blocks = nonempty(cover(penalty.resolve(tree), tree), tree)
-    traced = trace(loss, tree, blocks)
-    leaves = arrays(tree, blocks)
-    penalties = tuple(block.penalty for block in blocks)
+    param_groups = nonempty(cover(penalty.resolve(tree), tree), tree)
+    traced = trace(loss, tree, param_groups)
+    leaves = arrays(tree, param_groups)
+    penalties = tuple(param_group.penalty for param_group in param_groups)
     free = partly_free(penalties)
 
     def goal_at(consts: Any, penalties: Any, leaves: Leaves) -> Goal:
@@ -150,7 +150,7 @@ def minimize(
             return outcome, goal.tol
 
         outcome, enough = one_program(solved, traced.consts, penalties, leaves)
-        return solution(tree, blocks, outcome, enough)
+        return solution(tree, param_groups, outcome, enough)
 
     goal = one_program(goal_at, traced.consts, penalties, leaves)
     inner = check_optimizer(optimizer, "minimize")
@@ -158,17 +158,17 @@ def minimize(
 
     def fixed_loss(params: PyTree) -> Array:
         program = ClosedJaxpr(traced.jaxpr, consts)
-        return evaluate(program, arrays(Tree(params), blocks))
+        return evaluate(program, arrays(Tree(params), param_groups))
 
-    start = rebuild(tree, blocks, leaves)
+    start = rebuild(tree, param_groups, leaves)
     options = goal, max_steps, callback
     found = by_optimizer(inner, fixed_loss, start, fixed, *options)
     if any(epsilon(x.dtype) > HALF for x in leaves):
         return found
     # As it is, but with the derivative.
-    end = arrays(Tree(found.params), blocks)
+    end = arrays(Tree(found.params), param_groups)
     outcome = differentiable(traced, None, penalties, end, 1.0, *options)
-    return found._replace(params=rebuild(tree, blocks, outcome.w))
+    return found._replace(params=rebuild(tree, param_groups, outcome.w))
 
 
 def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
@@ -330,52 +330,58 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
 
 
-# Between trees and the arrays of blocks, which the solver calls leaves.
+# Between trees and the arrays of parameter groups, which the solver calls leaves.
 
 
-def arrays(tree: Tree, blocks: Sequence[Block]) -> Leaves:
-    """The arrays of the blocks of `tree`, all of the precision of the widest."""
-    leaves = [block.join(tree.leaves) for block in blocks]
+def arrays(tree: Tree, param_groups: Sequence[ParamGroup]) -> Leaves:
+    """The arrays of the parameter groups, all of the precision of the widest."""
+    leaves = [param_group.join(tree.leaves) for param_group in param_groups]
     wide = widest(*(x.real.dtype for x in leaves))
     return tuple(x.astype(widest(x.dtype, wide)) for x in leaves)
 
 
-def rebuild(tree: Tree, blocks: Sequence[Block], leaves: Sequence[Array]) -> PyTree:
-    """The tree with other arrays in its blocks, which cover it."""
+def rebuild(
+    tree: Tree, param_groups: Sequence[ParamGroup], leaves: Sequence[Array]
+) -> PyTree:
+    """The tree with other arrays in its parameter groups, which cover it."""
     result = list(tree.leaves)
-    for block, leaf in zip(blocks, leaves, strict=True):
-        dtype = tree.leaves[block.at[0]].dtype
-        block.put(leaf.astype(dtype), result, tree.leaves)
+    for param_group, leaf in zip(param_groups, leaves, strict=True):
+        dtype = tree.leaves[param_group.at[0]].dtype
+        param_group.put(leaf.astype(dtype), result, tree.leaves)
     return tree.build(result)
 
 
-def nonempty(blocks: Sequence[Block], tree: Tree) -> list[Block]:
-    """The blocks with entries; raises if there are none."""
-    result = [block for block in blocks if block.join(tree.leaves).size]
+def nonempty(param_groups: Sequence[ParamGroup], tree: Tree) -> list[ParamGroup]:
+    """The parameter groups with entries; raises if there are none."""
+    result = [
+        param_group
+        for param_group in param_groups
+        if param_group.join(tree.leaves).size
+    ]
     if not result:
         raise ValueError("there is nothing to minimise over: `params` has no entries.")
     return result
 
 
 def solution(
-    tree: Tree, blocks: Sequence[Block], outcome: Outcome, tol: Any
+    tree: Tree, param_groups: Sequence[ParamGroup], outcome: Outcome, tol: Any
 ) -> Solution:
     """What `outcome` is for the user."""
     return Solution(
-        params=rebuild(tree, blocks, outcome.w),
+        params=rebuild(tree, param_groups, outcome.w),
         stationarity=outcome.stationarity,
         steps=outcome.steps,
         converged=outcome.distance <= tol,
     )
 
 
-def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
-    """The loss as a program of the blocks; raises if its result is no scalar."""
-    leaves = arrays(tree, blocks)
+def trace(loss: Loss, tree: Tree, param_groups: Sequence[ParamGroup]) -> ClosedJaxpr:
+    """The loss as a program of these arrays; raises if its result is no scalar."""
+    leaves = arrays(tree, param_groups)
     wide = widest(*(x.real.dtype for x in leaves))
 
     def of_leaves(*leaves: Array) -> Any:
-        result = loss(rebuild(tree, blocks, leaves))
+        result = loss(rebuild(tree, param_groups, leaves))
         dtype = getattr(result, "dtype", None)
         # More digits than the leaves have say nothing.
         if dtype in (jnp.float32, jnp.float64) and epsilon(dtype) < epsilon(wide):
@@ -396,7 +402,7 @@ def trace(loss: Loss, tree: Tree, blocks: Sequence[Block]) -> ClosedJaxpr:
 
 def is_double(traced: ClosedJaxpr, tree: Tree) -> bool:
     """Whether the loss and all parameters have double precision."""
-    leaves = [x.dtype for x in tree.leaves if not is_hole(x)]
+    leaves = [x.dtype for x in tree.leaves if not is_masked(x)]
     return max(map(epsilon, [traced.out_avals[0].dtype, *leaves])) < 1e-10
 
 
@@ -417,7 +423,7 @@ def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree
     check_number(max_steps, "`max_steps`", zero=False, scalar=True)
     tree = Tree(params)
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
-        if not is_hole(leaf) and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not is_masked(leaf) and not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but the loss "
                 "is minimised over floating or complex leaves. Cast it, or close over "
@@ -448,7 +454,7 @@ def check_needs(
 def check_precision(tree: Tree) -> None:
     """Raises if a leaf has too few digits for a tolerance."""
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
-        if not is_hole(leaf) and epsilon(leaf.dtype) > HALF:
+        if not is_masked(leaf) and epsilon(leaf.dtype) > HALF:
             raise ValueError(
                 f"the leaf at {path_name(path)} has dtype {leaf.dtype}, which has too "
                 "few digits to solve to a tolerance. Cast it to float32, or give an "

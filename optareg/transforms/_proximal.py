@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_hole, real, widen, widest
-from optareg.penalties.base import Block, Norm, Penalty, in_blocks
+from optareg._tree import Tree, is_masked, real, widen, widest
+from optareg.penalties._base import Norm, ParamGroup, Penalty, in_param_groups
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
@@ -118,11 +118,11 @@ def proximal(
     def init_fn(params: Any) -> ProximalState:
         count = first_count()
         tree = Tree(params)
-        blocks = tracked(resolve_at(penalty, count, tree, "proximal"))
+        param_groups = tracked(resolve_at(penalty, count, tree, "proximal"))
         nothing = [w if w is None else optax.MaskedNode() for w in tree.leaves]
         return ProximalState(
             count=count,
-            z=tree.build(in_blocks(blocks, first_z, nothing, tree.leaves)),
+            z=tree.build(in_param_groups(param_groups, first_z, nothing, tree.leaves)),
             inner_state=inner.init(params),
         )
 
@@ -134,22 +134,22 @@ def proximal(
         if callable(threshold) or is_traced(t):  # It may be 0, which must not divide.
             t = jnp.maximum(t, 1e-18)
         tree = Tree(params)
-        blocks = resolve_at(penalty, state.count, tree, "proximal")
+        param_groups = resolve_at(penalty, state.count, tree, "proximal")
         g = tree.match(updates, "`updates`")
         z = tree.match(state.z, "the state of `proximal`")
 
-        s = in_blocks(tracked(blocks), tracked_subgradient, z, z)
-        h = in_blocks(blocks, whole_gradient, g, g, tree.leaves, s)
+        s = in_param_groups(tracked(param_groups), tracked_subgradient, z, z)
+        h = in_param_groups(param_groups, whole_gradient, g, g, tree.leaves, s)
         steps, inner_state = inner.update(
             tree.build(h), state.inner_state, params, **extra_args
         )
         u = tree.match(steps, "the updates of the wrapped optimizer")
         moves, new_z = list(u), list(z)
-        for block in tracked(blocks):
-            here = (block.join(column) for column in (u, tree.leaves, s, z))
-            move, moved_z = proximal_move(t, block.penalty, *here)
-            block.put(move, moves, tree.leaves)
-            block.put(moved_z, new_z, tree.leaves)
+        for param_group in tracked(param_groups):
+            here = (param_group.join(column) for column in (u, tree.leaves, s, z))
+            move, moved_z = proximal_move(t, param_group.penalty, *here)
+            param_group.put(move, moves, tree.leaves)
+            param_group.put(moved_z, new_z, tree.leaves)
         return tree.build(moves), ProximalState(
             count=optax.safe_increment(state.count),
             z=tree.build(new_z),
@@ -163,9 +163,13 @@ def proximal(
 # functions, so that leaves of one shape are traced once.
 
 
-def tracked(blocks: list[Block]) -> list[Block]:
-    """The blocks with a nonsmooth part."""
-    return [block for block in blocks if block.penalty.split()[1] is not None]
+def tracked(param_groups: list[ParamGroup]) -> list[ParamGroup]:
+    """The parameter groups with a nonsmooth part."""
+    return [
+        param_group
+        for param_group in param_groups
+        if param_group.penalty.split()[1] is not None
+    ]
 
 
 def first_z(penalty: Penalty, w: Any) -> Any:
@@ -187,7 +191,7 @@ def dual_part(norm: Norm, z: Array) -> Array:
 
 def whole_gradient(penalty: Penalty, g: Any, w: Any, s: Any) -> Any:
     """The gradient of the whole objective, unless there is none of the loss."""
-    return g if is_hole(g) else penalised_gradient(penalty, g, w, s)
+    return g if is_masked(g) else penalised_gradient(penalty, g, w, s)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -206,7 +210,7 @@ def proximal_move(
     t: Any, penalty: Penalty, u: Any, w: Any, s: Any, z: Any
 ) -> tuple[Any, Any]:
     """The update and the next z."""
-    if is_hole(u):
+    if is_masked(u):
         return u, z
     norm = nonsmooth(penalty)
     known = isinstance(norm.strength, (np.ndarray, np.generic))

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from optareg._tree import Tree, is_hole, real, widen, widest
-from optareg.penalties.base import Penalty, in_blocks
+from optareg._tree import Tree, is_masked, real, widen, widest
+from optareg.penalties._base import Penalty, in_param_groups
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
@@ -82,10 +82,10 @@ def proximal_step(
         count, state = next_state(state)
         eta = scalar_at(learning_rate, count, "`learning_rate`")
         tree = Tree(params)
-        blocks = resolve_at(penalty, count, tree, "proximal_step")
+        param_groups = resolve_at(penalty, count, tree, "proximal_step")
 
         def of_leaf(p: Penalty, u: Any, w: Any) -> Any:
-            if is_hole(u):
+            if is_masked(u):
                 return u
             u = jnp.asarray(u)
             wide = widen(w)
@@ -93,7 +93,7 @@ def proximal_step(
             return moved.astype(widest(w.dtype, u.dtype))
 
         steps = tree.match(updates, "`updates`")
-        new = in_blocks(blocks, of_leaf, steps, steps, tree.leaves)
+        new = in_param_groups(param_groups, of_leaf, steps, steps, tree.leaves)
         return tree.build(new), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from optareg._tree import Tree, is_hole
+from optareg._tree import Tree, is_masked
 from optareg.transforms._arguments import check_optimizer, need_params
 
 __all__ = ["freeze_zeros"]
@@ -79,6 +79,6 @@ def freeze_zeros(
 
 def on_support(x: Any, w: Any) -> Any:
     """The leaf `x` with zeros where the parameter `w` is zero, whatever was there."""
-    if is_hole(x) or is_hole(w) or not jnp.issubdtype(w.dtype, jnp.inexact):
+    if is_masked(x) or is_masked(w) or not jnp.issubdtype(w.dtype, jnp.inexact):
         return x
     return jnp.where(w == 0, 0, x)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from optareg._checks import check_number, is_traced
-from optareg._tree import Tree, is_hole, widen, widest
-from optareg.penalties.base import Block, Penalty
-from optareg.penalties.combinators import check_is_penalty
+from optareg._tree import Tree, is_masked, widen, widest
+from optareg.penalties._base import ParamGroup, Penalty
+from optareg.penalties._combinators import check_is_penalty
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
@@ -20,7 +20,7 @@ from optareg.transforms._arguments import (
     resolve_at,
     scalar_at,
 )
-from optareg.transforms.proximal import (
+from optareg.transforms._proximal import (
     ProximalState,
     nonsmooth,
     proximal,
@@ -158,13 +158,15 @@ def target_sparsity(
         factor = jnp.float32(0)
         state = within(factor).init(params)
         tree = Tree(params)
-        blocks = tracked(resolve_at(penalty, state.count, tree, "target_sparsity"))
-        if tree.leaves and not blocks:
+        param_groups = tracked(
+            resolve_at(penalty, state.count, tree, "target_sparsity")
+        )
+        if tree.leaves and not param_groups:
             raise ValueError(
                 "`target_sparsity` needs a penalty that gives zeros to some leaf, "
                 f"got {penalty!r}."
             )
-        zeros, n = count_zeros(blocks, tree)
+        zeros, n = count_zeros(param_groups, tree)
         return TargetSparsityState(
             factor=factor,
             share=zeros / max(n, 1),
@@ -181,13 +183,13 @@ def target_sparsity(
         need_params(params, "target_sparsity")
         count = state.proximal.count
         tree = Tree(params)
-        blocks = tracked(resolve_at(penalty, count, tree, "target_sparsity"))
+        param_groups = tracked(resolve_at(penalty, count, tree, "target_sparsity"))
         factor = jax.lax.cond(
             state.factor > 0,
             lambda: state.factor,
-            lambda: first_factor(blocks, tree.match(updates, "`updates`")),
+            lambda: first_factor(param_groups, tree.match(updates, "`updates`")),
         )
-        zeros, n = count_zeros(blocks, tree)
+        zeros, n = count_zeros(param_groups, tree)
         share = scalar_at(target, count, "`target`")
         check_target(share)
         wanted = n * jnp.asarray(share, jnp.float32)
@@ -232,12 +234,12 @@ def steer(
     )
 
 
-def first_factor(blocks: list[Block], g: list[Any]) -> Array:
+def first_factor(param_groups: list[ParamGroup], g: list[Any]) -> Array:
     """Where to begin, from the loss's gradient; 0 if that is zero or not finite."""
     size = jnp.float32(0)
-    for block in blocks:
-        norm, here = nonsmooth(block.penalty), block.join(g)
-        if not is_hole(here):
+    for param_group in param_groups:
+        norm, here = nonsmooth(param_group.penalty), param_group.join(g)
+        if not is_masked(here):
             here = jnp.conj(widen(jnp.asarray(here)))
             # Either way: of positive weights, one way alone is held.
             for g_block in (here, -here):
@@ -246,12 +248,12 @@ def first_factor(blocks: list[Block], g: list[Any]) -> Array:
     return jnp.where(jnp.isfinite(size), FIRST * size, 0)
 
 
-def count_zeros(blocks: list[Block], tree: Tree) -> tuple[Array, int]:
-    """The number of zeros, or zero groups, of all blocks, and of all of them."""
+def count_zeros(param_groups: list[ParamGroup], tree: Tree) -> tuple[Array, int]:
+    """The number of zeros, or zero groups, and of all that could be zero."""
     zeros, n = jnp.float32(0), 0
-    for block in blocks:
-        norm = nonsmooth(block.penalty)
-        sizes = norm.leaf_size(widen(block.join(tree.leaves)))
+    for param_group in param_groups:
+        norm = nonsmooth(param_group.penalty)
+        sizes = norm.leaf_size(widen(param_group.join(tree.leaves)))
         zeros = zeros + jnp.sum(sizes == 0).astype(jnp.float32)
         n += sizes.size
     return zeros, n
