@@ -64,7 +64,7 @@ class Tree:
         return type(self)(self.build(x if c else optax.MaskedNode() for x, c in pairs))
 
     def match(self, other: PyTree, what: str) -> list[Any]:
-        """The leaves of a tree of the same structure and shapes, but for masked ones."""
+        """The leaves of a tree of the same structure and shapes, masked ones aside."""
         leaves, treedef = jax.tree.flatten(other, is_leaf=is_masked)
         if treedef != self._treedef:  # type: ignore[operator]
             raise ValueError(
