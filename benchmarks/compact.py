@@ -31,7 +31,7 @@ import optax
 import sklearn.datasets
 
 import optareg
-from optareg import GroupLasso, compact, proximal, tied
+from optareg import GroupLasso, compact, joined, proximal
 
 PyTree = Any
 
@@ -98,7 +98,7 @@ def train(digits: Digits, strengths: Sequence[float], epochs: int, seed: int) ->
         return errors.mean(), new["batch_stats"]
 
     def optimizer(strength: jax.Array) -> optax.GradientTransformation:
-        penalty = tied(GroupLasso(strength, axis=1, size_scaled=False), UNITS)
+        penalty = joined(GroupLasso(strength, axis=1, size_scaled=False), UNITS)
         rate = optax.cosine_decay_schedule(RATE, steps)
         return proximal(optax.adam(rate), penalty, threshold=10 * RATE)
 

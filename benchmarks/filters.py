@@ -34,7 +34,7 @@ import optax
 import sklearn.datasets
 
 import optareg
-from optareg import GroupLasso, add_penalty_gradient, freeze_zeros, proximal, tied
+from optareg import GroupLasso, add_penalty_gradient, freeze_zeros, joined, proximal
 
 PyTree = Any
 
@@ -75,7 +75,7 @@ def load(seed: int, test: int = 600) -> Digits:
 
 def penalty(strength: Any) -> optareg.Penalty:
     """One group for each filter or hidden unit, with its bias."""
-    return tied(GroupLasso(strength, axis=1), UNITS)
+    return joined(GroupLasso(strength, axis=1), UNITS)
 
 
 def optimizer(way: str, strength: Any, steps: int) -> optax.GradientTransformation:

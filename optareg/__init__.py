@@ -1,7 +1,7 @@
 """L1, L2 and Elastic Net for any Optax optimizer, with exact zeros.
 
 A penalty says what is penalised: `L1`, `L2`, `ElasticNet`, `GroupLasso`, `MCP` and so
-on; `masked`, `partition` and `tied` choose the parameters. A transformation says how:
+on; `masked`, `partition` and `joined` choose the parameters. A transformation says how:
 `add_penalty_gradient` (the textbook update), `proximal_step` (last in a chain),
 `proximal` (around any optimizer), `target_sparsity` (with a share of zeros in place of
 a strength); each takes every penalty. `minimize` and `path` solve a whole problem at
@@ -30,9 +30,9 @@ from optareg.penalties import (
     Penalty,
     SparseGroupLasso,
     by_path,
+    joined,
     masked,
     partition,
-    tied,
 )
 from optareg.solve import Solution, max_strength, minimize, path, strength_grid
 from optareg.transforms import (
@@ -57,7 +57,7 @@ __all__ = [
     "SCAD",
     "masked",
     "partition",
-    "tied",
+    "joined",
     "by_path",
     "add_penalty_gradient",
     "proximal_step",

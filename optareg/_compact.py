@@ -29,7 +29,7 @@ def compact(variables: PyTree, layers: Sequence[str | Sequence[Any]]) -> PyTree:
     one without weights but with a bias, or with a shift by its BatchNorm. So penalise
     all that makes a unit as one group; in front of a BatchNorm weights have no scale of
     their own, and the norm's is the one to penalise. For filters with norms and a Dense
-    layer: `tied(GroupLasso(0.02, axis=1, size_scaled=False),
+    layer: `joined(GroupLasso(0.02, axis=1, size_scaled=False),
     r"BatchNorm_([01])|(Dense_0)")`.
 
     The arrays do not tell what happens between the layers, so that is up to you. It

@@ -127,7 +127,7 @@ class LeafSummary:
       size: the number of entries.
       zeros: the number of exact zeros.
       norm: the Euclidean norm.
-      groups: the number of groups of the penalty; of tied leaves, at the first. None
+      groups: the number of groups of the penalty; of joined leaves, at the first. None
         without a penalty on groups.
       zero_groups: the number of those that are zero as a whole.
     """

@@ -31,7 +31,7 @@ MOSTLY_COMPILING = {
     "test_positive",
     "test_solve_odd",
     "test_stationarity",
-    "test_tied",
+    "test_joined",
 }
 
 

@@ -17,7 +17,7 @@ import sklearn.datasets
 from flax import nnx
 
 import laws  # noqa: F401 The profile of Hypothesis.
-from optareg import GroupLasso, by_path, compact, masked, proximal, tied
+from optareg import GroupLasso, by_path, compact, joined, masked, proximal
 
 DENSE = ("Dense_0", "Dense_1", "Dense_2")
 CONVS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1")
@@ -425,7 +425,7 @@ def test_a_network_that_lost_its_units_in_training():
     variables = jax.tree_util.tree_map_with_path(first, shapes)
     variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables)
     group = GroupLasso(0.03, axis=1, size_scaled=False)
-    penalty = tied(group, r"BatchNorm_([01])|(Dense_0)")
+    penalty = joined(group, r"BatchNorm_([01])|(Dense_0)")
     optimizer = proximal(optax.adam(0.04), penalty, threshold=0.2)
 
     def loss(params, stats):

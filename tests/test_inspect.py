@@ -10,10 +10,10 @@ from optareg import (
     L1,
     GroupLasso,
     by_path,
+    joined,
     partition,
     sparsity,
     summarize,
-    tied,
 )
 
 PARAMS = {
@@ -104,7 +104,7 @@ def test_a_summary_counts_the_groups_of_a_penalty():
     lines = str(summary).splitlines()
     assert lines[0].endswith("norm  groups  zero groups")
     assert lines[-1].split()[-2:] == ["6", "2"]
-    units = tied(GroupLasso(1.0, axis=1), r"\['([ab])'\]")
+    units = joined(GroupLasso(1.0, axis=1), r"\['([ab])'\]")
     assert summarize(params, units).total.zero_groups == 2
     assert "groups" not in str(summarize(params, L1(1.0)))
     with pytest.raises(TypeError, match="`summarize` needs a penalty"):

@@ -15,13 +15,13 @@ from optareg import (
     ElasticNet,
     GroupLasso,
     by_path,
+    joined,
     masked,
     minimize,
     partition,
     proximal,
     sparsity,
     target_sparsity,
-    tied,
 )
 from problems import regression_data, standardize
 
@@ -171,7 +171,7 @@ def test_units_settle_at_the_target():
 
     @jax.jit
     def train(target):
-        units = tied(GroupLasso(1e-3, axis=1), r"Dense_([01])")
+        units = joined(GroupLasso(1e-3, axis=1), r"Dense_([01])")
         optimizer = target_sparsity(optax.adam(2e-3), units, target, lead=300)
         return run(optimizer, digits_loss, network(), batches(40, size=20))
 

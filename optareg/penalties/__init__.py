@@ -1,7 +1,7 @@
 """What is penalised: one small class a penalty, and the combinators."""
 
 from optareg.penalties._base import Norm, Penalty, register_penalty, static
-from optareg.penalties._combinators import by_path, masked, partition, tied
+from optareg.penalties._combinators import by_path, joined, masked, partition
 from optareg.penalties._elementwise import L1, L2, ElasticNet
 from optareg.penalties._groups import GroupLasso, SparseGroupLasso
 from optareg.penalties._nonconvex import MCP, SCAD
@@ -19,7 +19,7 @@ __all__ = [
     "by_path",
     "masked",
     "partition",
-    "tied",
+    "joined",
     "register_penalty",
     "static",
 ]

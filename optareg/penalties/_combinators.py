@@ -1,4 +1,4 @@
-"""Penalties made of penalties: `masked`, `partition`, `tied`; `by_path` for masks.
+"""Penalties made of penalties: `masked`, `partition`, `joined`; `by_path` for masks.
 
 Each shows a penalty another tree, in which leaves are masked or joined, and is a
 penalty itself.
@@ -23,7 +23,7 @@ __all__ = [
     "choose",
     "masked",
     "partition",
-    "tied",
+    "joined",
 ]
 
 PyTree = Any
@@ -96,7 +96,7 @@ def partition(
     return Partition(dict(penalties), choice)
 
 
-def tied(
+def joined(
     penalty: Penalty, labels: PyTree | Chooser | str, *, axis: int = -1
 ) -> Penalty:
     """`penalty` on leaves joined to one: what belongs to a unit becomes one row.
@@ -110,7 +110,7 @@ def tied(
       penalty: any penalty. Its strengths, masks and labels see a dictionary from label
         to joined array.
       labels: a regular expression, searched in each leaf's key path as by `by_path`:
-        leaves are tied if what its group (…) matches is the same, or the whole match
+        leaves are joined if what its group (…) matches is the same, or the whole match
         if it has none, and left out if there is no match. Or a tree of labels, a prefix
         of the parameters, or a function from the parameters to one; None leaves out.
       axis: the axis along which units are counted, in every leaf: in Flax the last one
@@ -126,26 +126,26 @@ def tied(
         number of units or in dtype, or labels are no prefix of the parameters.
 
     All units of a Flax network with layers Dense_0, LayerNorm_0, Dense_1, … are
-    `tied(GroupLasso(1e-3, axis=1), r"(?:Dense|LayerNorm)_([01])")`.
+    `joined(GroupLasso(1e-3, axis=1), r"(?:Dense|LayerNorm)_([01])")`.
 
     >>> import jax.numpy as jnp
-    >>> from optareg import GroupLasso, tied
+    >>> from optareg import GroupLasso, joined
     >>> kernel = jnp.array([[2.0, 0.25], [4.0, -0.25]])
     >>> params = {"Dense_0": {"kernel": kernel, "bias": jnp.array([4.0, 0.5])}}
-    >>> penalty = tied(GroupLasso(1.0, axis=1, size_scaled=False), "Dense_0")
+    >>> penalty = joined(GroupLasso(1.0, axis=1, size_scaled=False), "Dense_0")
     >>> small = penalty.prox(params, 3.0)["Dense_0"]
     >>> print(small["kernel"], small["bias"])
     [[1. 0.]
      [2. 0.]] [2. 0.]
     """
-    check_is_penalty(penalty, "tied")
+    check_is_penalty(penalty, "joined")
     if not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"`axis` of `tied` must be an integer, got {axis!r}.")
+        raise TypeError(f"`axis` of `joined` must be an integer, got {axis!r}.")
     if isinstance(labels, str):
         chooser: Chooser = ByMatch(check_regex(labels))
     else:
         chooser = labels if callable(labels) else Choice.of(labels, "labels")
-    return Tied(penalty, chooser, int(axis))
+    return Joined(penalty, chooser, int(axis))
 
 
 def by_path(regex: str) -> "ByPath":
@@ -197,7 +197,7 @@ class ByPath:
 
 @dataclasses.dataclass(frozen=True)
 class ByMatch:
-    """The labels of a regular expression in `tied`."""
+    """The labels of a regular expression in `joined`."""
 
     regex: str
 
@@ -270,8 +270,8 @@ class Partition(Penalty):
 
 
 @register_penalty
-class Tied(Penalty):
-    """What `tied` returns."""
+class Joined(Penalty):
+    """What `joined` returns."""
 
     penalty: Penalty
     labels: Chooser = static()
@@ -293,7 +293,9 @@ class Tied(Penalty):
         order = [whole[path[0].key] for path in joined.paths]
         param_groups = self.penalty.resolve(joined)
         if any(param_group.axis is not None for param_group in param_groups):
-            raise ValueError("`tied` within `tied` is not supported: give one label.")
+            raise ValueError(
+                "`joined` within `joined` is not supported: give one label."
+            )
         return [order[b.at[0]]._replace(penalty=b.penalty) for b in param_groups]
 
 

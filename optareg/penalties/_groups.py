@@ -165,7 +165,7 @@ class GroupLasso(Grouped, Norm):
       groups: instead of `axis`, an array of integer labels, shaped as the leaf, or a
         tree of such arrays, a prefix of the parameters: entries of one label are one
         group, wherever they are in the leaf. Labels of different leaves are different
-        groups; `tied` makes groups of several leaves.
+        groups; `joined` makes groups of several leaves.
       size_scaled: whether λ is multiplied by √size, so that large groups are not
         favoured. False: R(w) = λ Σ_g ‖w_g‖₂.
 

@@ -23,7 +23,7 @@ class ParamGroup(NamedTuple):
     Attributes:
       penalty: its `leaf_…` methods take the array.
       at: the numbers of the leaves, in the order of `Tree.leaves`.
-      axis: for tied leaves, the axis along which their units are counted: the array
+      axis: for joined leaves, the axis along which their units are counted: the array
         has the shape (units, n), a row for each. None for a leaf as it is.
     """
 
@@ -38,7 +38,7 @@ class ParamGroup(NamedTuple):
             return mine[0]
         if any(map(is_masked, mine)):
             raise ValueError(
-                "of the leaves of one tied group, some have an update and some have "
+                "of the leaves of one joined group, some have an update and some have "
                 "none. Mask all of them, or none."
             )
         dtype = widest(*(jnp.asarray(x).dtype for x in mine))

@@ -1,4 +1,4 @@
-"""`tied`: the leaves of a unit are penalised as one row, by hand and in networks."""
+"""`joined`: the leaves of a unit are penalised as one row, by hand and in networks."""
 
 import re
 
@@ -19,6 +19,7 @@ from optareg import (
     SparseGroupLasso,
     add_penalty_gradient,
     by_path,
+    joined,
     masked,
     max_strength,
     minimize,
@@ -27,7 +28,6 @@ from optareg import (
     proximal,
     proximal_step,
     stationarity,
-    tied,
 )
 from references import accelerated_descent, adam, diabetes, nearest_to
 from references import train as train_by_hand
@@ -112,20 +112,22 @@ class TestJoined:
 
     def test_value_gradient_and_prox(self, penalty, strict):
         w = network(dtype=jnp.float64)
-        value, gradient, by_jax, x = look(tied(penalty, UNITS), w)
+        value, gradient, by_jax, x = look(joined(penalty, UNITS), w)
         expected = look(rows(penalty), join(w))
         np.testing.assert_allclose(value, expected[0], rtol=1e-14)
         assert_near(gradient, untie(expected[1]))
         assert_near(x, untie(expected[3]))
         if penalty is not PENALTIES["positive"]:  # There the value is infinite.
             assert_near(by_jax, gradient)
-        _, zero, by_jax, _ = look(tied(penalty, UNITS), jax.tree.map(jnp.zeros_like, w))
+        _, zero, by_jax, _ = look(
+            joined(penalty, UNITS), jax.tree.map(jnp.zeros_like, w)
+        )
         assert not any(jnp.any(g) for g in jax.tree.leaves((zero, by_jax)))
 
     def test_stationarity(self, penalty):
         w, g = network(dtype=jnp.float64), network(1, jnp.float64)
-        w = look(tied(penalty, UNITS), w)[-1]
-        found = jax.jit(stationarity)(tied(penalty, UNITS), w, g)
+        w = look(joined(penalty, UNITS), w)[-1]
+        found = jax.jit(stationarity)(joined(penalty, UNITS), w, g)
         by_hand = jax.jit(stationarity)(rows(penalty), join(w), join(g))
         np.testing.assert_allclose(found, by_hand, rtol=1e-14)
 
@@ -136,7 +138,7 @@ def test_training_step_by_step(name):
     penalty = PENALTIES[name]
     goal, start = network(1, jnp.float64), network(2, jnp.float64)
     loss, joined_loss = nearest_to(goal), nearest_to(join(goal))
-    a = proximal(optax.adam(0.1), tied(penalty, UNITS))
+    a = proximal(optax.adam(0.1), joined(penalty, UNITS))
     b = proximal(optax.adam(0.1), rows(penalty))
     w, v = start, join(start)
     state, hand_state = jax.jit(a.init)(w), jax.jit(b.init)(v)
@@ -156,7 +158,7 @@ def test_training_step_by_step(name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("way", ["gradient", "step", "proximal"])
 def test_every_way_ends_at_the_prox(way):
-    ties = tied(GroupLasso(0.9, axis=1), UNITS)
+    ties = joined(GroupLasso(0.9, axis=1), UNITS)
     optimizer = {
         "gradient": optax.chain(add_penalty_gradient(ties), optax.sgd(0.1)),
         "step": optax.chain(optax.sgd(0.1), proximal_step(ties, 0.1)),
@@ -189,7 +191,7 @@ class TestSolving:
         return loss, joined, start
 
     def make(self, c):
-        return tied(GroupLasso(c, axis=1), lambda p: {"kernel": 0, "bias": 0})
+        return joined(GroupLasso(c, axis=1), lambda p: {"kernel": 0, "bias": 0})
 
     def test_minimize_max_strength_and_path(self, x64):
         loss, joined, start = self.losses()
@@ -272,7 +274,7 @@ def test_units_of_a_linen_network_vanish_as_one():
     def loss(params):
         return cross_entropy(model.apply({"params": params}, X))
 
-    penalty = tied(GroupLasso(0.02, axis=1), UNITS)
+    penalty = joined(GroupLasso(0.02, axis=1), UNITS)
     w = train_by_hand(proximal(adam(0.02, 600), penalty), loss, params, 600)
     for k in "01":
         count = gone_together(w[f"Dense_{k}"], w[f"LayerNorm_{k}"])
@@ -290,7 +292,7 @@ def test_units_of_a_linen_network_vanish_as_one():
 def test_units_of_an_nnx_network_vanish_as_one():
     model = NNX(nnx.Rngs(0))
     X = jnp.asarray(wine()[0])
-    penalty = tied(GroupLasso(0.02, axis=1), lambda params: labels(params))
+    penalty = joined(GroupLasso(0.02, axis=1), lambda params: labels(params))
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(
@@ -315,7 +317,7 @@ def test_units_of_an_nnx_network_vanish_as_one():
 def test_an_expression_finds_the_layers_of_an_nnx_state():
     state = nnx.state(NNX(nnx.Rngs(0)), nnx.Param)
     pure = nnx.to_pure_dict(state)
-    ties = tied(GroupLasso(1.0, axis=1), "hidden|norm")
+    ties = joined(GroupLasso(1.0, axis=1), "hidden|norm")
     # The matches differ, so the layer and its norm are units of their own.
     hidden = np.vstack([pure["hidden"]["kernel"], pure["hidden"]["bias"]])
     norm = np.vstack([pure["norm"]["scale"], pure["norm"]["bias"]])
@@ -330,7 +332,7 @@ def test_heads_of_attention():
     x = jnp.ones((1, 3, 5))
     params = {"layer": model.init(jax.random.key(0), x)["params"]}
     params = jax.tree.map(lambda w: w + 0.1, params)
-    heads = tied(
+    heads = joined(
         GroupLasso(1.0, axis=1, size_scaled=False),
         r"(layer)'\]\['(?:query|key|value)",
         axis=-2,
@@ -369,7 +371,7 @@ LABELS = {
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
 def test_labels_may_be_an_expression_a_tree_or_a_function(labels):
-    penalty = tied(GroupLasso(1.0, axis=1), labels)
+    penalty = joined(GroupLasso(1.0, axis=1), labels)
     np.testing.assert_allclose(penalty.value(PARTS), 3 * 3, rtol=1e-6)
     x = penalty.prox(PARTS, 0.5)
     np.testing.assert_allclose(x["a"]["bias"], np.full(3, 0.5), rtol=1e-6)
@@ -378,7 +380,7 @@ def test_labels_may_be_an_expression_a_tree_or_a_function(labels):
 
 
 def test_without_a_match_there_is_no_penalty():
-    penalty = tied(GroupLasso(1.0, axis=1), "Conv")
+    penalty = joined(GroupLasso(1.0, axis=1), "Conv")
     assert penalty.value(PARTS) == 0
     assert_same(penalty.prox(PARTS, 1.0), PARTS)
     assert penalty.value({}) == 0
@@ -389,23 +391,23 @@ def test_two_groups_of_an_expression_make_one_label():
         "block_0": {"up": jnp.ones((2, 3)), "scale": jnp.ones(3)},
         "block_1": {"up": jnp.ones((2, 4)), "scale": jnp.ones(4)},
     }
-    penalty = tied(GroupLasso(1.0, axis=1), r"(block)_(\d)")
+    penalty = joined(GroupLasso(1.0, axis=1), r"(block)_(\d)")
     np.testing.assert_allclose(penalty.value(params), 3 * 3 + 3 * 4, rtol=1e-6)
 
 
 def test_strengths_and_parts_go_by_label():
     w = network()
-    each = tied(GroupLasso({"0": 0.2, "1": 0.0}, axis=1), UNITS)
+    each = joined(GroupLasso({"0": 0.2, "1": 0.0}, axis=1), UNITS)
     lengths = np.linalg.norm(join(w)["0"], axis=1)
     np.testing.assert_allclose(each.value(w), 0.2 * 6**0.5 * sum(lengths), rtol=1e-6)
     assert_same(each.prox(w, 9.0)["Dense_1"], w["Dense_1"])
-    parts = tied(partition({"x": L1(1.0), "y": None}, {"0": "x", "1": "y"}), UNITS)
+    parts = joined(partition({"x": L1(1.0), "y": None}, {"0": "x", "1": "y"}), UNITS)
     expected = np.abs(join(w)["0"]).sum()
     np.testing.assert_allclose(parts.value(w), expected, rtol=1e-6)
-    some = tied(masked(L1(1.0), {"0": True, "1": False}), UNITS)
+    some = joined(masked(L1(1.0), {"0": True, "1": False}), UNITS)
     np.testing.assert_allclose(some.value(w), expected, rtol=1e-6)
     # A strength for each unit, as a column.
-    units = tied(
+    units = joined(
         GroupLasso({"0": np.array([[9.0], [0], [0], [0]]), "1": 0.0}, axis=1), UNITS
     )
     x = units.prox(w, 1.0)
@@ -415,7 +417,7 @@ def test_strengths_and_parts_go_by_label():
 
 def test_tied_within_masked_and_partition():
     w = network()
-    whole = tied(GroupLasso(1.0, axis=1), UNITS)
+    whole = joined(GroupLasso(1.0, axis=1), UNITS)
     kernels = masked(whole, by_path("kernel"))
     expected = sum(
         np.sqrt(n) * np.linalg.norm(w[layer]["kernel"], axis=0).sum()
@@ -433,7 +435,7 @@ def test_tied_within_masked_and_partition():
 def test_single_weights_need_no_ties():
     w = network()
     dense = masked(L1(0.3), by_path("Dense_[01]|Norm"))
-    ties = tied(L1(0.3), UNITS)
+    ties = joined(L1(0.3), UNITS)
     np.testing.assert_allclose(ties.value(w), dense.value(w), rtol=1e-6)
     assert_same(ties.prox(w, 1.0), dense.prox(w, 1.0))
     assert_same(ties.gradient(w), dense.gradient(w))
@@ -449,28 +451,28 @@ def test_under_jit_and_vmap():
         return penalty.prox(w, 1.0)
 
     for c in (0.1, 0.5):
-        expected = tied(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
-        found = prox(tied(GroupLasso(c, axis=1), UNITS), w)
+        expected = joined(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
+        found = prox(joined(GroupLasso(c, axis=1), UNITS), w)
         assert_near(found, expected, atol=1e-6)
     assert traces == 1
     strengths = jnp.array([0.0, 0.1, 0.5])
-    ties = tied(GroupLasso(strengths, axis=1), UNITS)
+    ties = joined(GroupLasso(strengths, axis=1), UNITS)
     swept = jax.vmap(lambda p: p.prox(w, 1.0))(ties)
     for i, c in enumerate(strengths):
-        expected = tied(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
+        expected = joined(GroupLasso(c, axis=1), UNITS).prox(w, 1.0)
         assert_near(jax.tree.map(lambda x, i=i: x[i], swept), expected, atol=1e-6)
 
     def end(penalty):
         return train_by_hand(proximal(optax.adam(0.1), penalty), nearest_to(w), w, 20)
 
     trained = jax.vmap(end)(ties)
-    one = end(tied(GroupLasso(0.5, axis=1), UNITS))
+    one = end(joined(GroupLasso(0.5, axis=1), UNITS))
     assert_near(jax.tree.map(lambda x: x[2], trained), one, atol=1e-5)
 
 
 def test_the_state_survives_a_round_trip():
     w = network()
-    optimizer = proximal(optax.adam(0.1), tied(GroupLasso(0.1, axis=1), UNITS))
+    optimizer = proximal(optax.adam(0.1), joined(GroupLasso(0.1, axis=1), UNITS))
     state = optimizer.init(w)
     _, state = jax.jit(optimizer.update)(w, state, w)
     doubled = optax.tree_utils.tree_map_params(optimizer, lambda x: 2 * x, state)
@@ -486,7 +488,7 @@ def test_the_state_survives_a_round_trip():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16])
 def test_half_precision_leaves_vanish_as_one(dtype):
     w = network(dtype=dtype)
-    penalty = tied(GroupLasso(0.9, axis=1), UNITS)
+    penalty = joined(GroupLasso(0.9, axis=1), UNITS)
     value, _, _, x = look(penalty, w)
     assert value.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(x)} == {jnp.dtype(dtype)}
@@ -500,7 +502,7 @@ def test_half_precision_leaves_vanish_as_one(dtype):
 
 def test_complex_leaves_are_tied():
     w = {"kernel": jnp.array([[3.0 + 0j, 0.1]]), "bias": jnp.array([4j, 0.1j])}
-    ties = tied(GroupLasso(1.0, axis=1, size_scaled=False), {"kernel": 0, "bias": 0})
+    ties = joined(GroupLasso(1.0, axis=1, size_scaled=False), {"kernel": 0, "bias": 0})
     np.testing.assert_allclose(ties.value(w), 5 + 0.02**0.5, rtol=1e-6)
     x = ties.prox(w, 2.5)
     np.testing.assert_allclose(x["kernel"], [[1.5, 0]], rtol=1e-6)
@@ -509,7 +511,7 @@ def test_complex_leaves_are_tied():
 
 def test_optax_masks_around_whole_units():
     w = network()
-    inner = proximal(optax.sgd(0.1), tied(GroupLasso(9.0, axis=1), UNITS))
+    inner = proximal(optax.sgd(0.1), joined(GroupLasso(9.0, axis=1), UNITS))
     optimizer = optax.masked(inner, by_path("_0"))
     zeros = jax.tree.map(jnp.zeros_like, w)
     updates, _ = optimizer.update(zeros, optimizer.init(w), w)
@@ -526,7 +528,7 @@ def raises(error, *words):
 
 
 def make(labels, **kwargs):
-    return tied(GroupLasso(0.1, axis=1), labels, **kwargs)
+    return joined(GroupLasso(0.1, axis=1), labels, **kwargs)
 
 
 HALF = PARTS["a"] | {"bias": jnp.ones(3, jnp.bfloat16)}
@@ -537,7 +539,7 @@ MISFITS = {
         [re.escape("['b']"), "5 units", re.escape("['a']"), "3", "label 1"],
     ),
     "unequal units along another axis": (
-        tied(GroupLasso(0.1, axis=1), r"\['[ab]'\]()", axis=0),
+        joined(GroupLasso(0.1, axis=1), r"\['[ab]'\]()", axis=0),
         PARTS,
         [re.escape("['a']['kernel']"), "2 units", "3", "axis 0"],
     ),
@@ -554,13 +556,21 @@ MISFITS = {
     ),
     "labels of another tree": (make({"a": 1, "c": 1}), PARTS, ["labels", "c"]),
     "labels missing": (make({"a": 1}), PARTS, ["labels", re.escape("['b']")]),
-    "tied within tied": (tied(make(r"\w+"), "a"), {"a": jnp.ones((2, 3))}, ["within"]),
+    "joined within joined": (
+        joined(make(r"\w+"), "a"),
+        {"a": jnp.ones((2, 3))},
+        ["within"],
+    ),
     "strengths of other labels": (
-        tied(GroupLasso({"x": 0.1}, axis=1), "(a)"),
+        joined(GroupLasso({"x": 0.1}, axis=1), "(a)"),
         PARTS,
         ["`strength`", "x"],
     ),
-    "an axis that rows lack": (tied(GroupLasso(0.1, axis=2), "(a)"), PARTS, ["axis 2"]),
+    "an axis that rows lack": (
+        joined(GroupLasso(0.1, axis=2), "(a)"),
+        PARTS,
+        ["axis 2"],
+    ),
 }
 
 
@@ -593,13 +603,13 @@ def test_an_invalid_regex_is_refused(regex):
 
 @pytest.mark.parametrize("thing", [0.1, None, GroupLasso, optax.sgd(0.1), {"a": L1(1)}])
 def test_what_is_no_penalty_is_refused(thing):
-    with raises(TypeError, "`tied` needs a penalty"):
-        tied(thing, "a")
+    with raises(TypeError, "`joined` needs a penalty"):
+        joined(thing, "a")
 
 
 @pytest.mark.parametrize("axis", [None, 0.5, "0", (0, 1)])
 def test_an_axis_that_is_no_integer_is_refused(axis):
-    with raises(TypeError, "`axis` of `tied`", "integer", re.escape(repr(axis))):
+    with raises(TypeError, "`axis` of `joined`", "integer", re.escape(repr(axis))):
         make("a", axis=axis)
 
 
@@ -614,5 +624,5 @@ def test_updates_of_some_leaves_of_a_unit_are_refused():
     w = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     optimizer = proximal(optax.sgd(0.1), make({"kernel": 0, "bias": 0}))
     state = optimizer.init(w)
-    with raises(ValueError, "tied", "some have an update"):
+    with raises(ValueError, "joined", "some have an update"):
         optimizer.update({"kernel": w["kernel"], "bias": None}, state, w)
