@@ -5,7 +5,8 @@ The only module that knows about the odd leaves of Optax trees: `None` and
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Self
 
 import jax
@@ -15,7 +16,17 @@ import optax
 
 from optareg._checks import is_traced
 
-__all__ = ["Tree", "epsilon", "is_masked", "path_name", "real", "widen", "widest"]
+__all__ = [
+    "Tree",
+    "epsilon",
+    "is_masked",
+    "is_state",
+    "numbers_only",
+    "path_name",
+    "real",
+    "widen",
+    "widest",
+]
 
 Array = jax.Array
 PyTree = Any
@@ -24,6 +35,29 @@ PyTree = Any
 def is_masked(x: Any) -> bool:
     """Whether `x` is a place of a tree that holds no parameter."""
     return x is None or isinstance(x, optax.MaskedNode)
+
+
+def is_state(x: Any) -> bool:
+    """Whether `x` is the state of a transformation, or a tuple that holds some."""
+    if not isinstance(x, tuple) or is_masked(x):
+        return False
+    of_optax = type(x).__module__.partition(".")[0] in ("optax", "optareg")
+    return of_optax or any(map(is_state, x))
+
+
+def numbers_only(tree: PyTree) -> PyTree:
+    """`tree` with None for what only looking passes over: PRNG keys and functions."""
+
+    def has_numbers(x: Any) -> bool:
+        dtype = getattr(x, "dtype", None)
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(
+            x.dtype, jax.dtypes.extended
+        )
+        return not (is_key or callable(x) or dtype == jax.dtypes.float0)
+
+    return jax.tree.map(
+        lambda x: x if is_masked(x) or has_numbers(x) else None, tree, is_leaf=is_masked
+    )
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -50,8 +84,13 @@ class Tree:
         try:
             return leaf if is_masked(leaf) else jnp.asarray(leaf)
         except (TypeError, ValueError):
+            hint = (
+                " Leave functions out, as in `eqx.filter(model, eqx.is_inexact_array)`."
+                if callable(leaf)
+                else ""
+            )
             raise TypeError(
-                f"the leaf at {path_name(path)} must be an array, got {leaf!r}."
+                f"the leaf at {path_name(path)} must be an array, got {leaf!r}.{hint}"
             ) from None
 
     def build(self, leaves: Iterable[Any]) -> PyTree:
@@ -81,35 +120,133 @@ class Tree:
         return leaves
 
     def broadcast(self, prefix: PyTree, what: str) -> list[Any]:
-        """The entry of the prefix tree `prefix` for each leaf."""
-        entries: list[Any] = []
+        """The entry of the prefix tree `prefix` for each leaf.
 
-        def spread(entry: Any, subtree: PyTree) -> None:
-            entries.extend([entry] * len(jax.tree.leaves(subtree, is_leaf=is_masked)))
-
+        Of masked leaves it is any entry, or None: both trees may have more of them.
+        """
+        entries, treedef = jax.tree.flatten(prefix, is_leaf=is_masked)
+        pairs = line_up(iter(entries), treedef, iter(self.leaves), self._treedef)
         try:
-            jax.tree.map(spread, prefix, self.whole, is_leaf=is_masked)
-        except (ValueError, TypeError, KeyError):
+            return list(pairs)
+        except MismatchError:
             raise ValueError(
                 f"{what} must be one value, or a tree with one for each leaf or branch "
                 "of the parameters: " + self._difference(prefix, what, prefix=True)
             ) from None
-        return entries
 
     def _difference(self, other: PyTree, what: str, prefix: bool) -> str:
         """The first key path at which `other` is not (a prefix of) this structure."""
         pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_masked)
         theirs = [path for path, _ in pairs]
+        hint = way_out(self.whole, self._treedef, other, treedef)
+        masked = [
+            path
+            for path, leaf in zip(self.paths, self.leaves, strict=True)
+            if prefix and is_masked(leaf)
+        ]
         for path in theirs:
-            if not any(mine[: len(path)] == path for mine in self.paths):
-                return f"{path_name(path)} of {what} is not in the parameters."
+            if not any(begins(mine, path) for mine in self.paths) and not any(
+                begins(path, mine) for mine in masked
+            ):
+                return f"{path_name(path)} of {what} is not in the parameters.{hint}"
         for mine in self.paths:
-            if not any(mine[: len(path)] == path for path in theirs):
-                return f"{path_name(mine)} of the parameters is not in {what}."
+            if not any(begins(mine, path) for path in theirs):
+                return f"{path_name(mine)} of the parameters is not in {what}.{hint}"
         for path in theirs:
             if path not in self.paths and not prefix:
-                return f"{path_name(path)} of {what} is a leaf, not a branch."
-        return f"the containers differ, {treedef} against {self._treedef}."
+                return f"{path_name(path)} of {what} is a leaf, not a branch.{hint}"
+        return difference_of_containers(treedef, self._treedef, self.paths, what) + hint
+
+
+def begins(path: tuple[Any, ...], start: tuple[Any, ...]) -> bool:
+    """Whether the key path `path` is `start`, or goes on from it."""
+    return path[: len(start)] == start
+
+
+class MismatchError(Exception):
+    """Two trees cannot be lined up."""
+
+
+def line_up(
+    entries: Iterator[Any], theirs: Any, leaves: Iterator[Any], mine: Any
+) -> Iterator[Any]:
+    """The entry of a prefix tree for each leaf of a tree; they go by their treedefs."""
+    if is_leaf(theirs):
+        entry = next(entries)
+        yield from (entry for _ in islice(leaves, mine.num_leaves))
+    elif is_leaf(mine):
+        if not is_masked(next(leaves)):
+            raise MismatchError
+        unused = list(islice(entries, theirs.num_leaves))
+        yield unused[0] if unused else None
+    elif not same_node(theirs, mine):
+        raise MismatchError
+    else:
+        for a, b in zip(theirs.children(), mine.children(), strict=True):
+            yield from line_up(entries, a, leaves, b)
+
+
+def is_leaf(treedef: Any) -> bool:
+    """Whether a treedef is that of one leaf, not of a container, empty or not."""
+    return bool(treedef.num_nodes == treedef.num_leaves == 1)
+
+
+def same_node(a: Any, b: Any) -> bool:
+    """Whether the outermost containers of two treedefs are alike."""
+    return a.node_data() == b.node_data() and len(a.children()) == len(b.children())
+
+
+def first_difference(
+    theirs: Any, mine: Any, leaf: int = 0, depth: int = 0
+) -> tuple[int, int, Any, Any] | None:
+    """The first two containers that differ: the leaf of `mine` there, and the depth."""
+    if is_leaf(theirs) or is_leaf(mine):
+        return None
+    if not same_node(theirs, mine):
+        return leaf, depth, theirs, mine
+    for a, b in zip(theirs.children(), mine.children(), strict=True):
+        found = first_difference(a, b, leaf, depth + 1)
+        if found:
+            return found
+        leaf += b.num_leaves
+    return None
+
+
+def difference_of_containers(theirs: Any, mine: Any, paths: Any, what: str) -> str:
+    """In words, where all key paths are the same."""
+    found = first_difference(theirs, mine)
+    if found is None:
+        return "the containers differ."
+    leaf, depth, a, b = found
+    at = path_name(paths[leaf][:depth] if leaf < len(paths) else ())
+    their_type, my_type = (x.node_data()[0].__name__ for x in (a, b))
+    if their_type == my_type:
+        return (
+            f"at {at}, {what} has a `{my_type}` whose keys or static fields are not "
+            "those of the parameters."
+        )
+    return f"at {at}, {what} has a `{their_type}`, the parameters a `{my_type}`."
+
+
+def way_out(mine: PyTree, my_treedef: Any, other: PyTree, other_treedef: Any) -> str:
+    """What to do about a difference, if there is something known to do."""
+    if is_state(mine) != is_state(other):
+        return " Are the state and the parameters swapped?"
+    if containers_of_nnx(my_treedef) != containers_of_nnx(other_treedef):
+        return (
+            " `nnx.as_pure` takes the Variables out of an `nnx.State`, and "
+            "`nnx.to_pure_dict` makes a dictionary of it."
+        )
+    return ""
+
+
+def containers_of_nnx(treedef: Any) -> set[Any]:
+    """The types of Flax NNX among the containers of a treedef."""
+    node = treedef.node_data()
+    is_nnx = node is not None and node[0].__module__.startswith("flax.nnx")
+    return {node[0] for _ in range(is_nnx)}.union(
+        *map(containers_of_nnx, treedef.children())
+    )
 
 
 def widest(*dtypes: Any) -> Any:

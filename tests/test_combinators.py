@@ -132,10 +132,13 @@ def test_by_path_is_a_search_in_the_key_path(regex):
         with pytest.raises(ValueError, match="not valid"):
             by_path(regex)
         return
-    mask = by_path(regex)(PARAMS)
-    for path, choice in jax.tree_util.tree_leaves_with_path(mask):
-        found = re.search(regex, jax.tree_util.keystr(path)) is not None
-        assert choice is found
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(PARAMS)]
+    found = [re.search(regex, jax.tree_util.keystr(path)) is not None for path in paths]
+    if any(found):
+        assert jax.tree.leaves(by_path(regex)(PARAMS)) == found
+    else:
+        with pytest.raises(ValueError, match="found in no key path"):
+            by_path(regex)(PARAMS)
 
 
 def test_masks_see_holes_as_optax_makes_them():

@@ -379,11 +379,12 @@ def test_labels_may_be_an_expression_a_tree_or_a_function(labels):
     assert not jnp.any(penalty.gradient(PARTS)["b"])
 
 
-def test_without_a_match_there_is_no_penalty():
-    penalty = joined(GroupLasso(1.0, axis=1), "Conv")
-    assert penalty.value(PARTS) == 0
-    assert_same(penalty.prox(PARTS, 1.0), PARTS)
-    assert penalty.value({}) == 0
+def test_where_no_leaf_has_a_label_there_is_no_penalty():
+    for labels in (None, {"a": None, "b": None}, lambda params: None):
+        penalty = joined(GroupLasso(1.0, axis=1), labels)
+        assert penalty.value(PARTS) == 0
+        assert_same(penalty.prox(PARTS, 1.0), PARTS)
+    assert joined(GroupLasso(1.0, axis=1), "Conv").value({}) == 0
 
 
 def test_two_groups_of_an_expression_make_one_label():
@@ -607,9 +608,10 @@ def test_what_is_no_penalty_is_refused(thing):
         joined(thing, "a")
 
 
-@pytest.mark.parametrize("axis", [None, 0.5, "0", (0, 1)])
+@pytest.mark.parametrize("axis", [None, 0.5, "0", True, (0, 1.0), {"a": None}, {0, 1}])
 def test_an_axis_that_is_no_integer_is_refused(axis):
-    with raises(TypeError, "`axis` of `joined`", "integer", re.escape(repr(axis))):
+    given = axis["a"] if isinstance(axis, dict) else axis
+    with raises(TypeError, "`axis` of `joined`", "integer", re.escape(repr(given))):
         make("a", axis=axis)
 
 
