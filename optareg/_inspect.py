@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_masked, path_name, widen, widest
+from optareg._tree import Tree, is_masked, numbers_only, path_name, widen, widest
 from optareg.penalties._base import Penalty, cover
 from optareg.penalties._combinators import check_is_penalty
 
@@ -25,12 +25,13 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
     """The share of exact zeros among all entries.
 
     Args:
-      params: a tree of arrays of any shapes and dtypes. May be traced.
+      params: a tree of arrays of any shapes and dtypes. May be traced. PRNG keys and
+        functions, as in `nnx.state(model)` or an Equinox module, are passed over.
       per_leaf: whether to give the share of each leaf on its own.
 
     Returns:
-      A float32 scalar from 0 to 1, or a tree of them with the structure of `params`.
-      NaN where there are no entries.
+      A float32 scalar from 0 to 1, or a tree of them with the structure of `params`,
+      and None for what is passed over. NaN where there are no entries.
 
     >>> import jax.numpy as jnp
     >>> from optareg import sparsity
@@ -48,7 +49,7 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
     def zeros(leaf: Array) -> Array:
         return jnp.sum(leaf == 0, dtype=jnp.float32)
 
-    tree = Tree(params)
+    tree = Tree(numbers_only(params))
     if per_leaf:
         return tree.build(share(leaf) for leaf in tree.leaves)
     arrays = [leaf for leaf in tree.leaves if not is_masked(leaf)]
@@ -216,7 +217,8 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
     """A table of the parameters for people, a row for each leaf and one for all.
 
     Args:
-      params: a tree of concrete arrays of any shapes and dtypes.
+      params: a tree of concrete arrays of any shapes and dtypes. PRNG keys and
+        functions are passed over.
       penalty: a penalty on groups, to count its zero groups too.
 
     Returns:
@@ -237,7 +239,7 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
     --------------------------------------------------
     total                     5      3     60.0  2.236
     """
-    tree = Tree(params)
+    tree = Tree(numbers_only(params))
     if any(is_traced(leaf) for leaf in tree.leaves):
         raise TypeError(
             "`summarize` needs concrete parameters, but got traced ones. Call it "
