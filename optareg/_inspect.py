@@ -251,8 +251,9 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
         for param_group in penalty.resolve(tree):
             _, norm = param_group.penalty.split()
             if norm is not None and not param_group.penalty.entrywise:
-                sizes = norm.leaf_size(widen(param_group.join(tree.leaves)))
-                groups[param_group.at[0]] = sizes.size, int(jnp.sum(sizes == 0))
+                zeros = norm.leaf_zeros(widen(param_group.join(tree.leaves)))
+                if zeros is not None:
+                    groups[param_group.at[0]] = zeros.size, int(jnp.sum(zeros))
     return Summary(
         tuple(
             LeafSummary(

@@ -1,12 +1,15 @@
 """What is penalised: one small class a penalty, and the combinators."""
 
-from optareg.penalties._base import Norm, Penalty, register_penalty, static
+from optareg.penalties._base import Penalty, data, register_penalty, static
 from optareg.penalties._choice import by_path
 from optareg.penalties._combinators import masked, partition
-from optareg.penalties._elementwise import L1, L2, ElasticNet
+from optareg.penalties._elastic_net import ElasticNet
 from optareg.penalties._groups import GroupLasso, SparseGroupLasso
 from optareg.penalties._joined import joined
+from optareg.penalties._l1 import L1
+from optareg.penalties._l2 import L2
 from optareg.penalties._nonconvex import MCP, SCAD
+from optareg.penalties._norm import Norm
 
 __all__ = [
     "L1",
@@ -24,4 +27,5 @@ __all__ = [
     "joined",
     "register_penalty",
     "static",
+    "data",
 ]

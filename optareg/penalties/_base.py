@@ -1,30 +1,40 @@
-"""What a penalty is: `Penalty`, and `Norm` for those that give zeros.
+"""What a penalty is: the contract, and how formulas of one leaf serve a whole tree.
 
-A penalty class states its formulas for one leaf. `Penalty` lifts them to trees, once:
-strengths are broadcast, odd leaves pass through, and half precision is computed in
-float32. To add a penalty, write one such class; every way to apply it then works. What
-a penalty sees as one leaf is a `ParamGroup` of the tree: mostly one leaf, or several,
-joined.
+A penalty class states its formulas for one leaf: `leaf_value` and `leaf_prox` at least.
+`Penalty` lifts them to trees, once: strengths are broadcast, masked leaves pass
+through, and half precision is computed in float32. What a penalty sees as one leaf is
+a `ParamGroup` of the tree: mostly one leaf, or several, joined.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optareg._checks import check_number, is_number
+from optareg._checks import check_number, is_number, is_traced
 from optareg._tree import Tree, is_masked, path_name, real, widen, widest
+from optareg.penalties import _fallbacks
 from optareg.penalties._param_group import ParamGroup, cover, in_param_groups
+from optareg.penalties._register import (
+    check_strengths,
+    data,
+    is_registered,
+    map_strengths,
+    register_penalty,
+    static,
+    strength_fields,
+)
 
 __all__ = [
     "ParamGroup",
-    "Norm",
     "Penalty",
     "check_strengths",
     "cover",
+    "data",
     "in_param_groups",
+    "map_strengths",
     "register_penalty",
     "static",
     "strength_fields",
@@ -32,7 +42,6 @@ __all__ = [
 
 Array = jax.Array
 PyTree = Any
-T = TypeVar("T", bound="Penalty")
 
 
 class Penalty:
@@ -43,37 +52,108 @@ class Penalty:
     that broadcasts against that leaf.
     """
 
-    # What a penalty author writes: one leaf, in float32 or wider.
+    # What a penalty author must write: one leaf, in float32 or wider.
 
     def leaf_value(self, w: Array) -> Array:
         """R(w), a scalar."""
-        raise NotImplementedError
-
-    def leaf_gradient(self, w: Array) -> Array:
-        """A (sub)gradient of R at w, shaped as w; that of |w| at 0 is 0."""
-        raise NotImplementedError
+        raise NotImplementedError(_fallbacks.missing(self, "leaf_value"))
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        """argmin_x ½‖x − w‖² + step · R(x), shaped as w."""
-        raise NotImplementedError
+        """argmin_x ½‖x − w‖² + step · R(x), shaped as w, for step > 0."""
+        raise NotImplementedError(_fallbacks.missing(self, "leaf_prox"))
 
-    def split(self) -> "tuple[Penalty | None, Norm | None]":
-        """R as a smooth part, handled by its gradient, plus a nonsmooth one."""
-        raise NotImplementedError
+    # What an author may say of it, all of it true of nothing by default.
 
-    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
-        """This penalty for one leaf; raises, naming it, if it does not fit."""
-        del path
-        return self
-
+    # Whether R is `strength` times a ψ without a strength. Then the threshold of
+    # `proximal` is in units of the weights, and a strength of 0 is no penalty.
+    scaled: ClassVar[bool] = False
     # Whether R is a sum over entries: then a solver may work on some of them alone.
     entrywise: ClassVar[bool] = False
     # Whether R is convex: then where a solver starts does not change where it ends.
     convex: ClassVar[bool] = True
 
-    def leaf_even(self, x: Array) -> Array:
-        """The largest entry of x ≥ 0 among those that R does not take one by one."""
+    # Refinements: each has a fallback that is right for every penalty.
+
+    def leaf_gradient(self, w: Array) -> Array:
+        """A (sub)gradient of R at w. By default the automatic one of `leaf_value`."""
+        return _fallbacks.gradient(self, w)
+
+    def split(self) -> "tuple[Penalty | None, Penalty | None]":
+        """R as a smooth part, handled by its gradient, plus one handled by its prox.
+
+        By default all of R has a prox. A smooth part needs no state in `proximal`, and
+        is what makes a nonconvex penalty convex but for it.
+        """
+        return None, self
+
+    def leaf_kink(self, w: Array) -> Array | None:
+        """Where the subgradient does not follow from w: zeros, for norms; bools like w.
+
+        None by default: it follows nowhere, as where R couples entries.
+        """
+        del w
+        return None
+
+    def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
+        """A member of ∂R(w): at the kink the one nearest to `at_kink`."""
+        del w
+        return at_kink
+
+    def leaf_domain(self, w: Array) -> Array:
+        """The nearest point at which R is finite: by default w, as R always is."""
+        return w
+
+    def leaf_largest_subgradient(self) -> Any:
+        """A number that members of ∂R do not exceed at weights off zero, or 0."""
+        return 0.0
+
+    def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
+        """W' − w and s' for z = w + ts + u, w' = prox_tR(z), s' = (z − w')/t.
+
+        By default just that. In a sum, digits of w below those of t s are lost: a
+        refinement adds u to w where w stays off its kink.
+        """
+        z = w + t * s + u
+        new = self.leaf_prox(z, t)
+        return new - w, (z - new) / t
+
+    def leaf_dual(self, w: Array, step: Any) -> Array:
+        """W − prox(w), by default this difference, which may have fewer digits."""
+        return w - self.leaf_prox(w, step)
+
+    def leaf_nearest(self, w: Array, g: Array) -> Array:
+        """The member of ∂R(w) nearest to −g. By default by a small proximal step."""
+        return _fallbacks.nearest(self, w, g)
+
+    def leaf_residual(self, w: Array, g: Array) -> Array:
+        """How far −g is from ∂R(w), for each entry or group. By default as above."""
+        return jnp.abs(g + self.leaf_nearest(w, g))
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        """The least c ≥ 0 with −g in c ∂R(0), ∞ if there is none: by bisection."""
+        return _fallbacks.dual_norm(self, g)
+
+    def leaf_zeros(self, w: Array) -> Array | None:
+        """What is at its kink, a bool for each entry or group; None: not to count."""
+        return self.leaf_kink(w)
+
+    def leaf_coupled_max(self, x: Array) -> Array:
+        """The largest entry of x ≥ 0 among those that R couples."""
         return x if self.entrywise else jnp.full_like(x, jnp.max(x, initial=0))
+
+    def weak_convexity(self) -> Any:
+        """ρ for which R + ½ρ‖w‖² is convex: to say if R is not, and has no `split`."""
+        if self.convex:
+            return 0.0
+        raise NotImplementedError(
+            f"{type(self).__name__} is not convex: it must either have a `split` with a"
+            " convex second part, or say its `weak_convexity()`."
+        )
+
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
+        """This penalty for one leaf; raises, naming it, if it does not fit."""
+        del path
+        return self
 
     # What users call: whole trees.
 
@@ -93,8 +173,8 @@ class Penalty:
         """
         tree = Tree(params)
         values = [
-            param_group.penalty.leaf_value(widen(param_group.join(tree.leaves)))
-            for param_group in self.resolve(tree)
+            group.penalty.leaf_value(widen(group.join(tree.leaves)))
+            for group in self.resolve(tree)
         ]
         dtype = widest(jnp.float32, *(v.dtype for v in values))
         return sum((v.astype(dtype) for v in values), start=jnp.zeros((), dtype))
@@ -117,8 +197,9 @@ class Penalty:
 
         tree = Tree(params)
         zeros = [w if is_masked(w) else jnp.zeros_like(w) for w in tree.leaves]
-        param_groups = self.resolve(tree)
-        return tree.build(in_param_groups(param_groups, of_leaf, zeros, tree.leaves))
+        return tree.build(
+            in_param_groups(self.resolve(tree), of_leaf, zeros, tree.leaves)
+        )
 
     def prox(self, params: PyTree, step: Any) -> PyTree:
         """The proximal point: argmin_x ½‖x − params‖² + step · R(x).
@@ -142,14 +223,12 @@ class Penalty:
             return penalty.leaf_prox(wide, real(step, wide)).astype(w.dtype)
 
         tree = Tree(params)
-        param_groups = self.resolve(tree)
-        return tree.build(
-            in_param_groups(param_groups, of_leaf, tree.leaves, tree.leaves)
-        )
+        groups = self.resolve(tree)
+        return tree.build(in_param_groups(groups, of_leaf, tree.leaves, tree.leaves))
 
     # How a tree becomes leaves.
 
-    def resolve(self, tree: Tree) -> "list[ParamGroup]":
+    def resolve(self, tree: Tree) -> list[ParamGroup]:
         """This penalty for each parameter group of `tree` that it penalises."""
         name = type(self).__name__
         columns = {
@@ -177,13 +256,20 @@ class Penalty:
             if not is_masked(leaf)
         ]
 
-    def replace(self, **strengths: Any) -> Self:
-        """A copy with other strengths, unchecked: JAX puts placeholders there."""
+    def replace(self, **fields: Any) -> Self:
+        """A copy with other fields, unchecked: JAX puts placeholders there."""
         new = object.__new__(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = strengths.get(field.name, getattr(self, field.name))
+            value = fields.get(field.name, getattr(self, field.name))
             object.__setattr__(new, field.name, value)
         return new
+
+    def unit(self) -> "tuple[Any, Penalty]":
+        """λ and ψ with R = λψ: if R is `scaled` at a strength of 1, else 1 and R."""
+        if not self.scaled:
+            return np.float32(1), self
+        strength: Any = getattr(self, "strength")  # noqa: B009
+        return strength, self.replace(strength=np.ones((), strength.dtype))
 
     def take(self, rows: Array, axis: int, like: Array) -> Self:
         """This entrywise penalty of one leaf `like`, for some rows of it."""
@@ -196,94 +282,29 @@ class Penalty:
         fields = strength_fields(type(self))
         return self.replace(**{f: of(getattr(self, f)) for f in fields})
 
+    # Marks the end of a penalty's own methods.
+    is_contract: ClassVar[bool] = True
 
-class Norm(Penalty):
-    """A nonsmooth penalty λψ with ψ(c w) = c ψ(w) for c > 0; λ is `strength`.
-
-    Two formulas say all of ψ that a transformation needs to know; a third,
-    `leaf_dual_norm`, is for `max_strength`.
-    """
-
-    strength: Any
-
-    def leaf_subgradient(self, w: Array, at_zero: Array) -> Array:
-        """A member of ∂ψ(w); where ψ has its kink, the given one, `at_zero`."""
-        raise NotImplementedError
-
-    def leaf_dual(self, w: Array, radius: Any) -> Array:
-        """The point of radius · ∂ψ(0) nearest to w, which is w − prox_{radius ψ}(w)."""
-        raise NotImplementedError
-
-    def leaf_dual_norm(self, g: Array) -> Array:
-        """The least c ≥ 0 for which g is in c λ ∂ψ(0), a scalar; 0 for λ = 0."""
-        raise NotImplementedError
-
-    def leaf_size(self, residual: Array) -> Array:
-        """The lengths of what ψ sums over: of entries, unless there are groups."""
-        return jnp.abs(residual)
-
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        """The member of λ ∂ψ(w) nearest to −g."""
-        # Where λ is zero, so is the result, whatever the division gives.
-        ratio = -g / jnp.maximum(self.strength, 1e-20)
-        nearest = self.leaf_subgradient(w, self.leaf_dual(ratio, 1))
-        return jnp.multiply(self.strength, nearest)
-
-    def leaf_residual(self, w: Array, g: Array) -> Array:
-        """How far −g is from λ ∂ψ(w), for each entry or group."""
-        return self.leaf_size(g + self.leaf_nearest(w, g))
-
-    def leaf_gradient(self, w: Array) -> Array:
-        return jnp.multiply(self.strength, self.leaf_subgradient(w, jnp.zeros_like(w)))
-
-    def leaf_prox(self, w: Array, step: Array) -> Array:
-        # A difference, not a comparison: it is exactly zero, and it keeps NaN.
-        return w - self.leaf_dual(w, step * self.strength)
-
-    def split(self) -> tuple[Penalty | None, "Norm | None"]:
-        return None, self
-
-
-def static(**kwargs: Any) -> Any:
-    """A dataclass field of a penalty that is no strength: hashable, never traced."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
-
-
-def strength_fields(cls: type[Penalty]) -> tuple[str, ...]:
-    """The names of the fields of `cls` that are strengths."""
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    return tuple(f.name for f in fields if not f.metadata.get("static"))
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(static,))
-def register_penalty(cls: type[T]) -> type[T]:
-    """Makes `cls` a frozen dataclass and a pytree whose leaves are its strengths."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    names = strength_fields(cls)
-    others = tuple(
-        f.name
-        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.name not in names
-    )
-
-    def flatten_with_keys(penalty: T) -> tuple[Any, Any]:
-        children, aux = flatten(penalty)
-        keys = map(jax.tree_util.GetAttrKey, names)
-        return tuple(zip(keys, children, strict=True)), aux
-
-    def flatten(penalty: T) -> tuple[Any, Any]:
-        children = tuple(getattr(penalty, name) for name in names)
-        return children, tuple(getattr(penalty, name) for name in others)
-
-    def unflatten(aux: Any, children: Any) -> T:
-        # Around the constructor, whose checks would reject JAX's placeholders.
-        new = object.__new__(cls)
-        for name, value in zip(names + others, (*children, *aux), strict=True):
-            object.__setattr__(new, name, value)
-        return new
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises what helps: for a forgotten decorator, and a name of another field."""
+        if not is_registered(cls):
+            raise TypeError(
+                f"{cls.__name__} is no penalty yet: decorate the class with "
+                '`@register_penalty`; see "How to add a penalty" in CONTRIBUTING.md.'
+            )
+        fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in fields:
+                hint = (
+                    f" From scikit-learn's, use `{cls.__name__}.from_sklearn`."
+                    if name in ("alpha", "l1_ratio") and hasattr(cls, "from_sklearn")
+                    else ""
+                )
+                raise TypeError(
+                    f"{cls.__name__} has no argument `{name}`, but "
+                    f"{', '.join(f'`{f}`' for f in fields)}.{hint}"
+                )
+        return object.__new__(cls)
 
 
 @register_penalty
@@ -301,27 +322,16 @@ class Nothing(Penalty):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return w
 
-    def split(self) -> tuple[Penalty | None, Norm | None]:
+    def split(self) -> tuple[Penalty | None, Penalty | None]:
         return None, None
-
-
-def check_strengths(penalty: Penalty) -> None:
-    """Raises unless every concrete strength is a finite number, not negative."""
-    for field in strength_fields(type(penalty)):
-        pairs = jax.tree_util.tree_leaves_with_path(
-            getattr(penalty, field), is_leaf=is_masked
-        )
-        for path, strength in pairs:
-            at = f" at {jax.tree_util.keystr(path)}" if path else ""
-            check_number(strength, f"`{field}` of {type(penalty).__name__}{at}")
 
 
 def leaf_strength(strength: Any, leaf: Array, what: str, path: Any) -> Any:
     """`strength` as an array that broadcasts against `leaf`, in its wide dtype."""
+    where = path_name(path)
     if not is_number(strength):
         raise TypeError(
-            f"{what} for the leaf at {path_name(path)} must be a number, "
-            f"got {strength!r}."
+            f"{what} for the leaf at {where} must be a number, got {strength!r}."
         )
     shape = np.shape(strength)
     try:
@@ -331,7 +341,13 @@ def leaf_strength(strength: Any, leaf: Array, what: str, path: Any) -> Any:
     if not fits:
         raise ValueError(
             f"{what} has shape {shape}, which does not broadcast to the shape "
-            f"{leaf.shape} of the leaf at {path_name(path)}. To train many strengths "
+            f"{leaf.shape} of the leaf at {where}. To train many strengths "
             "at once, `jax.vmap` over the penalty."
+        )
+    dtype = jnp.finfo(widen(leaf).dtype).dtype  # type: ignore[no-untyped-call]
+    most = 0.0 if is_traced(strength) else np.max(np.asarray(strength), initial=0)
+    if most > jnp.finfo(dtype).max:  # type: ignore[no-untyped-call]
+        raise ValueError(
+            f"{what} for the leaf at {where} is {most}, more than its {dtype} can hold."
         )
     return real(strength, widen(leaf))

@@ -12,13 +12,13 @@ import numpy as np
 
 from optareg._checks import is_number, is_traced
 from optareg.penalties._base import (
-    Norm,
     Penalty,
     check_strengths,
     register_penalty,
     static,
 )
-from optareg.penalties._elementwise import L1, absolute, along
+from optareg.penalties._l1 import L1
+from optareg.penalties._numbers import absolute, along
 
 __all__ = ["MCP", "SCAD"]
 
@@ -111,7 +111,7 @@ class FoldedConcave(Penalty):
         leap = jnp.where(r <= self.jump(step) * self.strength, low, r)
         return along(w, r, jnp.where(convex, bent, leap))
 
-    def split(self) -> tuple[Penalty | None, Norm | None]:
+    def split(self) -> tuple[Penalty | None, Penalty | None]:
         return ConcavePart(self), L1(0).replace(strength=self.strength)
 
 
@@ -131,7 +131,7 @@ class ConcavePart(Penalty):
         r = absolute(w)
         return along(w, r, self.whole.rest_slope(r))
 
-    def split(self) -> tuple[Penalty | None, Norm | None]:
+    def split(self) -> tuple[Penalty | None, Penalty | None]:
         return self, None
 
 

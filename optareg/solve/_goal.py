@@ -16,12 +16,12 @@ from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import is_traced
 from optareg._tree import epsilon
-from optareg.penalties._base import Norm, Penalty
+from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, conjugate_gradients, largest, times
 from optareg.solve._working_set import Composite, Goal
 
-__all__ = ["all_penalised", "goal_of", "partly_free"]
+__all__ = ["acts", "all_penalised", "goal_of", "partly_free"]
 
 Array = jax.Array
 
@@ -130,20 +130,26 @@ def partly_free(penalties: Sequence[Penalty]) -> list[int]:
         norm = penalty.split()[1]
         if norm is None:
             return True
-        number = is_traced(norm.strength) and np.ndim(norm.strength) == 0
+        number = is_traced(acts(norm)) and np.ndim(acts(norm)) == 0
         return penalty.entrywise and not number and not all_penalised(norm)
 
     return [i for i, penalty in enumerate(penalties) if may_be_free(penalty)]
 
 
-def all_penalised(norm: Norm | None) -> bool:
+def all_penalised(norm: Penalty | None) -> bool:
     """Whether a norm is known to penalise every entry of its leaf."""
-    if norm is None or is_traced(norm.strength):
+    if norm is None or is_traced(acts(norm)):
         return False
-    return bool(np.all(np.asarray(norm.strength) > 0))
+    return bool(np.all(np.asarray(acts(norm))))
 
 
-def without_strength(norm: Norm | None, x: Array) -> Array:
+def acts(norm: Penalty) -> Any:
+    """Where a nonsmooth penalty acts: not where it has a strength, and that is 0."""
+    strength = norm.unit()[0]
+    return strength > 0
+
+
+def without_strength(norm: Penalty | None, x: Array) -> Array:
     """1 for entries of the leaf x that have no strength, 0 for others."""
     one = jnp.ones_like(x.real)
-    return one if norm is None else jnp.where(norm.strength == 0, one, 0)
+    return one if norm is None else jnp.where(acts(norm), 0, one)

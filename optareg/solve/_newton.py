@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from optareg._inspect import greatest
 from optareg._tree import epsilon
-from optareg.penalties._base import Norm
+from optareg.penalties._base import Penalty
 
 __all__ = [
     "Objective",
@@ -57,7 +57,7 @@ class Objective(NamedTuple):
     """
 
     smooth: Callable[[Leaves], Array]
-    norms: tuple[Norm | None, ...]
+    norms: tuple[Penalty | None, ...]
     scales: Leaves
     units: Leaves
 
@@ -88,9 +88,7 @@ class Objective(NamedTuple):
 
     def dual(self, z: Leaves, tau: Array | float) -> Leaves:
         """What the proximal operator, with steps τ · scale, takes off from z."""
-        return self._each(
-            lambda n, x, c: n.leaf_dual(x, tau * c * n.strength), z, self.scales
-        )
+        return self._each(lambda n, x, c: n.leaf_dual(x, tau * c), z, self.scales)
 
     def _each(self, f: Callable[..., Array], *arguments: Leaves) -> Leaves:
         """Applies f to the norm and arguments of each leaf; 0 where there is none."""

@@ -13,8 +13,8 @@ from optareg._checks import check_number
 from optareg._tree import path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty, cover
 from optareg.penalties._combinators import check_is_penalty, masked
-from optareg.penalties._elementwise import L1
-from optareg.solve._goal import all_penalised, goal_of, partly_free
+from optareg.penalties._l1 import L1
+from optareg.solve._goal import acts, all_penalised, goal_of, partly_free
 from optareg.solve._heads import Heads
 from optareg.solve._minimize import (
     Callback,
@@ -283,7 +283,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     def at_zero(leaves: Sequence[Array]) -> list[Array]:
         """The arrays with all that is penalised at zero."""
         pairs = zip(norms, leaves, strict=True)
-        return [x if n is None else jnp.where(n.strength > 0, 0, x) for n, x in pairs]
+        return [x if n is None else jnp.where(acts(n), 0, x) for n, x in pairs]
 
     leaves = list(arrays(tree, param_groups))
     # Arrays that are penalised all over have nothing to solve for.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from optareg._tree import epsilon, widest
-from optareg.penalties._base import Norm, Penalty
+from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._newton import Leaves, Objective, Progress, newton, start
 
@@ -86,7 +86,7 @@ class Composite(NamedTuple):
     units: Leaves = ()
 
     @property
-    def norms(self) -> tuple[Norm | None, ...]:
+    def norms(self) -> tuple[Penalty | None, ...]:
         """The nonsmooth part of each penalty."""
         return tuple(p.split()[1] for p in self.penalties)
 
@@ -390,6 +390,6 @@ def inverse(curvature: Array, penalty: Penalty) -> Array:
     """One over the curvature, kept off zero; one number where R is not entrywise."""
     curvature = jnp.abs(curvature)
     most = jnp.max(curvature, initial=0)
-    curvature = penalty.leaf_even(curvature)
+    curvature = penalty.leaf_coupled_max(curvature)
     floor = jnp.where(most > 0, 1e-12 * most, 1)
     return 1 / jnp.maximum(curvature, floor)

@@ -19,6 +19,7 @@ __all__ = [
     "check_optimizer",
     "check_penalty",
     "check_scalar",
+    "concrete",
     "first_count",
     "initial_state",
     "need_params",
@@ -77,6 +78,16 @@ def scalar_at(x: ScalarOrSchedule, count: Any, what: str) -> Any:
         x = x(count)
         check_number(x, f"{what} at step {count}", scalar=True)
     return x
+
+
+def concrete(params: Any) -> Any:
+    """Zeros for abstract parameters, which `init` takes as Optax's optimizers do."""
+
+    def of_leaf(x: Any) -> Any:
+        abstract = isinstance(x, jax.ShapeDtypeStruct)
+        return jnp.zeros(x.shape, x.dtype) if abstract else x
+
+    return jax.tree.map(of_leaf, params)
 
 
 def check_penalty(penalty: Any, where: str) -> None:

@@ -10,6 +10,7 @@ from optareg.penalties._base import Penalty, in_param_groups
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     check_penalty,
+    concrete,
     first_count,
     initial_state,
     need_params,
@@ -58,7 +59,9 @@ def add_penalty_gradient(
 
     def init_fn(params: Any) -> optax.OptState:
         # Only to raise at once if the penalty does not fit.
-        resolve_at(penalty, first_count(), Tree(params), "add_penalty_gradient")
+        resolve_at(
+            penalty, first_count(), Tree(concrete(params)), "add_penalty_gradient"
+        )
         return initial_state(penalty)
 
     def update_fn(

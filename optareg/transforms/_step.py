@@ -12,6 +12,7 @@ from optareg.transforms._arguments import (
     ScalarOrSchedule,
     check_penalty,
     check_scalar,
+    concrete,
     first_count,
     initial_state,
     need_params,
@@ -71,7 +72,7 @@ def proximal_step(
 
     def init_fn(params: Any) -> optax.OptState:
         # Only to raise at once if the penalty does not fit.
-        resolve_at(penalty, first_count(), Tree(params), "proximal_step")
+        resolve_at(penalty, first_count(), Tree(concrete(params)), "proximal_step")
         return initial_state(penalty, learning_rate)
 
     def update_fn(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from optareg._checks import check_number, is_traced
-from optareg._tree import Tree, is_masked, widen, widest
-from optareg.penalties._base import ParamGroup, Penalty
+from optareg._tree import Tree, is_masked, path_name, widen, widest
+from optareg.penalties._base import ParamGroup, Penalty, map_strengths
 from optareg.penalties._combinators import check_is_penalty
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
@@ -20,12 +20,8 @@ from optareg.transforms._arguments import (
     resolve_at,
     scalar_at,
 )
-from optareg.transforms._proximal import (
-    ProximalState,
-    nonsmooth,
-    proximal,
-    tracked,
-)
+from optareg.transforms._leaf import rest_of, tracked
+from optareg.transforms._proximal import ProximalState, proximal
 
 __all__ = ["TargetSparsityState", "target_sparsity"]
 
@@ -73,7 +69,7 @@ def target_sparsity(
     penalty: PenaltyOrSchedule,
     target: ScalarOrSchedule,
     *,
-    threshold: ScalarOrSchedule = 0.01,
+    threshold: ScalarOrSchedule | None = None,
     rate: float = 0.1,
     lead: float = 100,
 ) -> optax.GradientTransformationExtraArgs:
@@ -123,7 +119,7 @@ def target_sparsity(
     >>> import jax, jax.numpy as jnp, optax
     >>> from optareg import L1, sparsity, target_sparsity
     >>> loss = lambda w: 0.5 * jnp.sum((w - jnp.arange(10.0)) ** 2)
-    >>> optimizer = target_sparsity(optax.adam(0.05), L1(1.0), 0.7, threshold=0.5)
+    >>> optimizer = target_sparsity(optax.adam(0.05), L1(1.0), 0.7)
     >>> w = jnp.zeros(10)
     >>> state = optimizer.init(w)
     >>> @jax.jit
@@ -140,7 +136,8 @@ def target_sparsity(
     """
     inner = check_optimizer(optimizer, "target_sparsity")
     check_penalty(penalty, "target_sparsity")
-    check_scalar(threshold, "`threshold`", zero=False)
+    if threshold is not None:
+        check_scalar(threshold, "`threshold`", zero=False)
     check_number(rate, "`rate`", zero=False, scalar=True)
     check_number(lead, "`lead`", scalar=True)
     check_target(target)
@@ -149,15 +146,14 @@ def target_sparsity(
         def scaled(count: Array) -> Penalty:
             now = penalty if isinstance(penalty, Penalty) else penalty(count)
             check_is_penalty(now, "target_sparsity")
-            new: Penalty = jax.tree.map(lambda s: product(factor, s), now)
-            return new
+            return map_strengths(lambda s: product(factor, s), now)
 
         return proximal(inner, scaled, threshold=threshold)
 
     def init_fn(params: Any) -> TargetSparsityState:
         factor = jnp.float32(0)
         state = within(factor).init(params)
-        tree = Tree(params)
+        tree = Tree(concrete(params))
         param_groups = tracked(
             resolve_at(penalty, state.count, tree, "target_sparsity")
         )
@@ -238,12 +234,12 @@ def first_factor(param_groups: list[ParamGroup], g: list[Any]) -> Array:
     """Where to begin, from the loss's gradient; 0 if that is zero or not finite."""
     size = jnp.float32(0)
     for param_group in param_groups:
-        norm, here = nonsmooth(param_group.penalty), param_group.join(g)
+        rest, here = rest_of(param_group.penalty), param_group.join(g)
         if not is_masked(here):
             here = jnp.conj(widen(jnp.asarray(here)))
             # Either way: of positive weights, one way alone is held.
             for g_block in (here, -here):
-                least = norm.leaf_dual_norm(g_block)
+                least = rest.leaf_dual_norm(g_block)
                 size = jnp.maximum(size, least.astype(jnp.float32))
     return jnp.where(jnp.isfinite(size), FIRST * size, 0)
 
@@ -252,10 +248,16 @@ def count_zeros(param_groups: list[ParamGroup], tree: Tree) -> tuple[Array, int]
     """The number of zeros, or zero groups, and of all that could be zero."""
     zeros, n = jnp.float32(0), 0
     for param_group in param_groups:
-        norm = nonsmooth(param_group.penalty)
-        sizes = norm.leaf_size(widen(param_group.join(tree.leaves)))
-        zeros = zeros + jnp.sum(sizes == 0).astype(jnp.float32)
-        n += sizes.size
+        rest = rest_of(param_group.penalty)
+        found = rest.leaf_zeros(widen(param_group.join(tree.leaves)))
+        if found is None:
+            raise ValueError(
+                f"`target_sparsity` counts zeros, and {type(rest).__name__} at "
+                f"{path_name(tree.paths[param_group.at[0]])} does not say what they "
+                "are. Leave the leaf out with `masked`, or use `proximal`."
+            )
+        zeros = zeros + jnp.sum(found).astype(jnp.float32)
+        n += found.size
     return zeros, n
 
 

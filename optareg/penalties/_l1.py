@@ -1,0 +1,210 @@
+"""The lasso penalty λ Σ|w|: `L1`, and what it is where weights must be positive."""
+
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._tree import path_name
+from optareg.penalties._base import (
+    Penalty,
+    check_strengths,
+    register_penalty,
+    static,
+)
+from optareg.penalties._norm import Norm, move_of_groups
+from optareg.penalties._numbers import absolute, clip
+
+__all__ = ["L1", "NonNegative", "check_positive", "check_real"]
+
+Array = jax.Array
+
+
+@register_penalty
+class L1(Norm):
+    r"""The lasso penalty: R(w) = λ Σ|w|. Gives exact zeros.
+
+    Args:
+      strength: λ, in units of the loss per unit of weight; no learning rate in it. A
+        scalar, or a prefix tree of the parameters of scalars or arrays, each broadcast
+        against its leaf (the adaptive lasso). It may be traced.
+      positive: whether weights must not be negative either: R(w) = ∞ where one is. Its
+        prox is max(w − tλ, 0). The gradient cannot know of it: there it does nothing.
+
+    Raises:
+      TypeError: a strength is not a real number; `positive` is no bool; on use, it is
+        True and a leaf is complex.
+      ValueError: a concrete strength is negative, NaN or infinite.
+
+    Gradient λ sign(w), with sign(0) = 0; prox w − clip(w, −tλ, tλ), the soft threshold.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg import L1
+    >>> w = jnp.array([-2.0, 0.5, 3.0])
+    >>> print(L1(0.1).value(w), L1(0.1).gradient(w), L1(1.0).prox(w, 1.0))
+    0.55 [-0.1  0.1  0.1] [-1.  0.  2.]
+
+    Source: Tibshirani, Regression shrinkage and selection via the lasso (1996); its
+    prox: Parikh & Boyd, Proximal algorithms (2014), section 6.5.2.
+    """
+
+    strength: Any
+    positive: bool = static(default=False)
+
+    entrywise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_strengths(self)
+        check_positive(self)
+
+    def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> "L1":
+        check_real(self, leaf, path)
+        return self
+
+    def split(self) -> tuple[Penalty | None, Penalty | None]:
+        return None, self._positive() if self.positive else self
+
+    @classmethod
+    def from_sklearn(cls, alpha: Any, positive: bool = False) -> Self:
+        """The penalty of `sklearn.linear_model.Lasso(alpha, positive=…)`, λ = α.
+
+        Its loss is ‖y − Xw‖² / (2n): take `0.5 * jnp.mean((y - X @ w) ** 2)`.
+
+        Args:
+          alpha: scikit-learn's `alpha`, a scalar or an array, not negative.
+          positive: as scikit-learn's.
+
+        >>> from optareg import L1
+        >>> L1.from_sklearn(alpha=0.1)
+        L1(strength=0.1, positive=False)
+        """
+        return cls(alpha, positive)
+
+    def leaf_value(self, w: Array) -> Array:
+        value = jnp.sum(self.strength * absolute(w))
+        return value + outside(w) if self.positive else value
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return jnp.multiply(self.strength, jnp.sign(w))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        if self.positive:
+            return self._positive().leaf_prox(w, step)
+        return super().leaf_prox(w, step)
+
+    def _positive(self) -> "NonNegative":
+        return NonNegative().replace(strength=self.strength)
+
+    def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
+        sign = jnp.sign(w)
+        return jax.lax.select(sign == 0, at_kink, jnp.multiply(self.strength, sign))
+
+    def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
+        # t decides at zero and in crossing it only: elsewhere w keeps its digits.
+        if jnp.iscomplexobj(w):
+            return move_of_groups(
+                w, s, u, t, t * self.strength, self.strength, lambda x: x, lambda x: x
+            )
+        v = w + u
+        stays = jnp.sign(v) * jnp.sign(w) > 0
+        share = s + v / t
+        new = jnp.clip(share, -self.strength, self.strength)
+        end = jnp.where(jnp.abs(share) <= self.strength, 0, v - t * (new - s))
+        return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        penalised = self.strength > 0
+        ratio = jnp.abs(g) / jnp.where(penalised, self.strength, 1)
+        return jnp.max(jnp.where(penalised, ratio, 0), initial=0)
+
+    def leaf_dual(self, w: Array, step: Any) -> Array:
+        radius = step * self.strength
+        if jnp.iscomplexobj(w):
+            size = absolute(w)
+            share = radius / jnp.where(size == 0, 1, size)
+            return w * jnp.where(size >= radius, share, 1)
+        return clip(w, jnp.broadcast_to(jnp.asarray(radius, w.dtype), w.shape))
+
+
+@register_penalty
+class NonNegative(Penalty):
+    """R(w) = λ Σ w for w ≥ 0, else ∞: what L1 is, where weights must not be negative.
+
+    Not `scaled`: every number below λ is a subgradient at zero, also for λ = 0, which
+    leaves the constraint.
+
+    Attributes:
+      strength: λ ≥ 0.
+    """
+
+    strength: Any = 0.0
+
+    entrywise: ClassVar[bool] = True
+
+    def leaf_value(self, w: Array) -> Array:
+        # `absolute`, so that the gradient at 0 is 0 here too.
+        return jnp.sum(self.strength * absolute(w)) + outside(w)
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return jnp.multiply(self.strength, jnp.sign(w))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        return w - self.leaf_dual(w, step)
+
+    def leaf_kink(self, w: Array) -> Array:
+        return w == 0
+
+    def leaf_domain(self, w: Array) -> Array:
+        return jnp.where(w < 0, 0, w)  # Which keeps NaN.
+
+    def leaf_largest_subgradient(self) -> Any:
+        return self.strength
+
+    def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
+        strength = jnp.broadcast_to(jnp.asarray(self.strength, w.dtype), w.shape)
+        return jax.lax.select(w == 0, jnp.minimum(at_kink, strength), strength)
+
+    def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
+        v = w + u
+        stays = (w > 0) & (v > 0)
+        share = s + v / t
+        new = jnp.minimum(share, self.strength)
+        end = jnp.where(share <= self.strength, 0, v - t * (new - s))
+        return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
+
+    def leaf_dual(self, w: Array, step: Any) -> Array:
+        return jnp.minimum(w, jnp.asarray(step * self.strength, w.dtype))
+
+    def leaf_nearest(self, w: Array, g: Array) -> Array:
+        return self.leaf_subgradient(w, -g)
+
+    def leaf_residual(self, w: Array, g: Array) -> Array:
+        return jnp.where(w < 0, jnp.inf, jnp.abs(g + self.leaf_nearest(w, g)))
+
+    def leaf_dual_norm(self, g: Array) -> Array:
+        l1 = L1(0).replace(strength=self.strength)
+        return l1.leaf_dual_norm(jnp.minimum(g, 0))
+
+
+def outside(w: Array) -> Array:
+    """∞ where a weight is negative, else 0."""
+    return jnp.where(jnp.any(w < 0), jnp.inf, 0).astype(w.dtype)
+
+
+def check_positive(penalty: Any) -> None:
+    """Raises unless `positive` is a bool."""
+    if not isinstance(penalty.positive, (bool, np.bool_)):
+        raise TypeError(
+            f"`positive` of {type(penalty).__name__} must be True or False, "
+            f"got {penalty.positive!r}."
+        )
+
+
+def check_real(penalty: Any, leaf: Array, path: tuple[Any, ...]) -> None:
+    """Raises, naming the leaf, if complex numbers would have to be positive."""
+    if penalty.positive and jnp.iscomplexobj(leaf):
+        raise TypeError(
+            f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but with "
+            f"`positive=True` {type(penalty).__name__} is for real leaves."
+        )

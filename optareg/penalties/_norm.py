@@ -1,0 +1,130 @@
+"""`Norm`: what penalties λψ share for which ψ(cw) = cψ(w).
+
+Of such a penalty the prox takes off the projection onto the dual ball, λ ∂ψ(0).
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from optareg.penalties._base import Penalty
+
+__all__ = ["Norm", "move_of_groups"]
+
+Array = jax.Array
+
+# How many times a group's own size T is at most, where the group is not zero. Larger
+# values suppress more noise, and turn groups more slowly (`benchmarks/threshold.py`).
+SIDEWAYS = 10.0
+TINY = 1e-37
+
+
+class Norm(Penalty):
+    """A penalty λψ with ψ(c w) = c ψ(w) for c > 0, zero at zero; λ is `strength`.
+
+    Subclasses write `leaf_value`, `leaf_subgradient` and `leaf_dual`, the projection
+    onto the dual ball of radius step · λ, and `leaf_dual_norm`.
+    """
+
+    strength: Any
+
+    scaled: ClassVar[bool] = True
+
+    def leaf_dual(self, w: Array, step: Any) -> Array:
+        """The point of step · ∂R(0) nearest to w, which is w − prox(w)."""
+        raise NotImplementedError
+
+    def leaf_size(self, residual: Array) -> Array:
+        """The lengths of what ψ sums over: of entries, unless there are groups."""
+        return jnp.abs(residual)
+
+    def leaf_kink(self, w: Array) -> Array:
+        return w == 0
+
+    def leaf_zeros(self, w: Array) -> Array:
+        return self.leaf_size(w) == 0
+
+    def leaf_nearest(self, w: Array, g: Array) -> Array:
+        return self.leaf_subgradient(w, self.leaf_dual(-g, 1))
+
+    def leaf_residual(self, w: Array, g: Array) -> Array:
+        return self.leaf_size(g + self.leaf_nearest(w, g))
+
+    def leaf_gradient(self, w: Array) -> Array:
+        return self.leaf_subgradient(w, jnp.zeros_like(w))
+
+    def leaf_prox(self, w: Array, step: Array) -> Array:
+        # A difference, not a comparison: it is exactly zero, and it keeps NaN.
+        return w - self.leaf_dual(w, step)
+
+
+def move_of_groups(
+    w: Array,
+    s: Array,
+    u: Array,
+    t: Any,
+    radius: Any,
+    weights: Any,
+    total: Callable[[Array], Array],
+    spread: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """`leaf_move` for ψ = Σ weight · ‖w_g‖, with digits relative to w, not to t.
+
+    For a group w = ρd off zero, with v = w + u and T = t · weight, z = v + Td and the
+    prox is (‖z‖ − T) z/‖z‖. It is written as a correction of u, which is exactly zero
+    for u = 0::
+
+        e  = ‖z‖ − T − ρ = (2(ρ + T)⟨u, d⟩ + ‖u‖²) / (‖z‖ + ρ + T)
+        w' = 0 for ρ + e ≤ 0, else v − (T/‖z‖)(u − e d)
+
+    T is at most `SIDEWAYS` times the group's own size there, which t outgrows: else a
+    group would not turn. A group at zero has the plain prox.
+
+    Args:
+      w: the leaf.
+      s: a subgradient of ψ there.
+      u: the step.
+      t: the threshold, broadcast against w.
+      radius: T, for each group.
+      weights: the weight of each group.
+      total: from entries to the sum over each group.
+      spread: from a number for each group to one for each entry.
+    """
+    v, z = w + u, w + t * s + u
+    size_w, size_v, size_u, size_z = (root(total(square(x))) for x in (w, v, u, z))
+    along = total((u * jnp.conj(w)).real)
+    some = size_w > 0
+    one = jnp.where(some, size_w, 1)
+    near = jnp.minimum(radius, SIDEWAYS * jnp.maximum(size_w, size_v))
+    # ‖z‖² − (ρ + T)², as z = v + Td = (ρ + T)d + u.
+    growth = 2 * (one + near) * (along / one) + size_u**2
+    size = root(jnp.maximum((one + near) ** 2 + growth, 0))
+    e = growth / jnp.maximum(size + one + near, TINY)
+    vanishes = jnp.where(some, one + e <= 0, size_z <= radius)
+    share = near / jnp.maximum(size, TINY)
+    left = 1 - radius / jnp.where(size_z == 0, 1, size_z)
+    some, vanishes, share, e, left, near, one, each = map(
+        spread, (some, vanishes, share, e, left, near, one, weights)
+    )
+    d = w / one
+    off = jnp.where(some, v - share * (u - e * d), z * left)
+    end = jnp.where(vanishes, 0, off)
+    size_end = spread(root(total(square(off))))
+    at_zero = jnp.where(some, (v / jnp.maximum(near, TINY) + d) * each, z / t)
+    slope = each / jnp.where(size_end == 0, 1, size_end)
+    new = jnp.where(vanishes, at_zero, off * slope)
+    move = jnp.where(some & ~vanishes, u - share * (u - e * d), end - w)
+    return move, new
+
+
+def square(x: Array) -> Array:
+    """|x|²."""
+    return (x * jnp.conj(x)).real
+
+
+def root(x: Array) -> Array:
+    """√x, with a derivative of 0 at 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

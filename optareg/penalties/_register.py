@@ -1,0 +1,144 @@
+"""How a class becomes a penalty: `register_penalty`, and what its fields may be.
+
+A field is a strength, unless it says otherwise: `static()` is for what is hashable and
+never traced, `data()` for arrays that are no strength and are not scaled with it.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+from optareg._checks import check_number
+from optareg._tree import is_masked
+
+__all__ = [
+    "check_strengths",
+    "data",
+    "is_registered",
+    "map_strengths",
+    "register_penalty",
+    "static",
+    "strength_fields",
+]
+
+T = TypeVar("T")
+REGISTERED = "_registered_fields"
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field of a penalty that is no strength: hashable, never traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def data(**kwargs: Any) -> Any:
+    """A dataclass field of a penalty that holds arrays, but no strength."""
+    return dataclasses.field(metadata={"data": True}, **kwargs)
+
+
+def strength_fields(cls: type) -> tuple[str, ...]:
+    """The names of the fields of `cls` that are strengths, or penalties with them."""
+    return tuple(f.name for f in dataclasses.fields(cls) if not f.metadata)
+
+
+def is_registered(cls: type) -> bool:
+    """Whether `register_penalty` decorates this class itself, not only a parent."""
+    return REGISTERED in vars(cls)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, data))
+def register_penalty(cls: type[T]) -> type[T]:
+    """Makes `cls` a frozen dataclass and a pytree.
+
+    The leaves of the pytree are the strengths and the `data()`.
+
+    Raises:
+      TypeError: the class lacks a method that a penalty must have.
+    """
+    check_methods(cls)
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = tuple(f.name for f in fields if not f.metadata.get("static"))
+    others = tuple(f.name for f in fields if f.name not in names)
+    setattr(cls, REGISTERED, names)
+
+    def flatten_with_keys(penalty: T) -> tuple[Any, Any]:
+        children, aux = flatten(penalty)
+        keys = map(jax.tree_util.GetAttrKey, names)
+        return tuple(zip(keys, children, strict=True)), aux
+
+    def flatten(penalty: T) -> tuple[Any, Any]:
+        children = tuple(getattr(penalty, name) for name in names)
+        return children, tuple(getattr(penalty, name) for name in others)
+
+    def unflatten(aux: Any, children: Any) -> T:
+        # Around the constructor, whose checks would reject JAX's placeholders.
+        new = object.__new__(cls)
+        for name, value in zip(names + others, (*children, *aux), strict=True):
+            object.__setattr__(new, name, value)
+        return new
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def map_strengths(f: Callable[[Any], Any], penalty: T) -> T:
+    """`penalty` with f of each strength, within combinators too; `data()` as it is."""
+
+    def of_field(value: Any) -> Any:
+        return jax.tree.map(of_entry, value, is_leaf=lambda x: is_registered(type(x)))
+
+    def of_entry(x: Any) -> Any:
+        return map_strengths(f, x) if is_registered(type(x)) else f(x)
+
+    new = object.__new__(type(penalty))
+    strengths = strength_fields(type(penalty))
+    for field in dataclasses.fields(penalty):  # type: ignore[arg-type]
+        value = getattr(penalty, field.name)
+        value = of_field(value) if field.name in strengths else value
+        object.__setattr__(new, field.name, value)
+    return new
+
+
+def check_strengths(penalty: Any) -> None:
+    """Raises unless every concrete strength is a finite number, not negative."""
+    name = type(penalty).__name__
+    for field in strength_fields(type(penalty)):
+        pairs = jax.tree_util.tree_leaves_with_path(
+            getattr(penalty, field), is_leaf=is_masked
+        )
+        for path, strength in pairs:
+            if is_masked(strength):
+                continue
+            at = f" at {jax.tree_util.keystr(path)}" if path else ""
+            if callable(strength):
+                raise TypeError(
+                    f"`{field}` of {name}{at} must be a number, got the function "
+                    f"{strength!r}. A schedule goes around the penalty, as in "
+                    f"`lambda step: {name}(schedule(step))`."
+                )
+            check_number(strength, f"`{field}` of {name}{at}")
+
+
+def check_methods(cls: type) -> None:
+    """Raises unless `cls` has the methods that every penalty needs."""
+    has = {name: is_defined(cls, name) for name in ("leaf_value", "leaf_prox")}
+    # A combinator resolves to other penalties; a smooth part needs no prox.
+    if is_defined(cls, "resolve") and not has["leaf_value"]:
+        return
+    has["leaf_prox"] |= is_defined(cls, "split")
+    missing = [name for name, there in has.items() if not there]
+    if missing:
+        raise TypeError(
+            f"{cls.__name__} lacks {' and '.join(f'`{name}`' for name in missing)}. A "
+            "penalty must define `leaf_value(self, w)` and `leaf_prox(self, w, step)`; "
+            'see "How to add a penalty" in CONTRIBUTING.md.'
+        )
+
+
+def is_defined(cls: type, name: str) -> bool:
+    """Whether a class between `cls` and `Penalty`, its last own base, has `name`."""
+    own = itertools.takewhile(lambda c: "is_contract" not in vars(c), cls.__mro__)
+    return any(name in vars(c) for c in own)
