@@ -1,0 +1,284 @@
+"""Total variation: the prox is exact, also its ties; derivatives, and odd input."""
+
+import itertools
+
+import cvxpy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optareg import TotalVariation, masked, proximal, stationarity
+
+pytestmark = pytest.mark.usefixtures("x64")
+RNG = np.random.default_rng(0)
+
+
+def by_messages(y: np.ndarray, t: float) -> np.ndarray:
+    """The prox by dynamic programming over knots (Johnson 2013), in NumPy.
+
+    The derivative of the best cost to the left, as a function of the level b, is
+    piecewise linear and increasing: m_i(b) = clip(m_{i−1}(b), −t, t) + b − y_i.
+    """
+
+    def cross(knots: list, level: float) -> float:
+        """Where the piecewise linear function is `level`."""
+        for (b0, m0), (b1, m1) in itertools.pairwise(knots):
+            if m1 >= level:
+                break
+        return b0 + (level - m0) * (b1 - b0) / (m1 - m0)
+
+    low, high = y.min() - 1.0, y.max() + 1.0
+    knots = [(low, low - y[0]), (high, high - y[0])]
+    cuts = []
+    for value in y[1:]:
+        ends = [cross(knots, level) if t > 0 else 0.0 for level in (-t, t)]
+        ends = np.clip(ends, low, high)
+        cuts.append(ends)
+        inner = [(b, m) for b, m in knots if ends[0] < b < ends[1]]
+        at = [interpolate(knots, b) for b in ends]
+        clipped = [(low, max(interpolate(knots, low), -t)), (ends[0], at[0])]
+        clipped += [*inner, (ends[1], at[1]), (high, min(interpolate(knots, high), t))]
+        knots = sorted({b: m + b - value for b, m in clipped}.items())
+    x = [cross(knots, 0.0)]
+    for least, most in reversed(cuts):
+        x.append(min(max(x[-1], least), most))
+    return np.array(x[::-1])
+
+
+def interpolate(knots: list, b: float) -> float:
+    return float(np.interp(b, *zip(*knots, strict=True)))
+
+
+def by_cvxpy(y: np.ndarray, t: float) -> np.ndarray:
+    x = cvxpy.Variable(len(y))
+    objective = 0.5 * cvxpy.sum_squares(x - y) + t * cvxpy.tv(x)
+    cvxpy.Problem(cvxpy.Minimize(objective)).solve(
+        cvxpy.CLARABEL, tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13
+    )
+    return x.value
+
+
+def lines() -> dict[str, np.ndarray]:
+    return {
+        "noise": RNG.normal(size=60),
+        "walk": np.cumsum(RNG.normal(size=60)),
+        "steps": np.repeat(RNG.normal(size=6), 10) + 0.1 * RNG.normal(size=60),
+        "far from zero": 1e4 + RNG.normal(size=60),
+        "with ties": np.round(2 * RNG.normal(size=60)),
+        "growing": 1.5 ** np.arange(20),
+        "two": np.array([1.0, 3.0]),
+    }
+
+
+def lacks(y: np.ndarray, x: np.ndarray, t: float) -> float:
+    """How far y − x is from t Dᵀv with v in ∂|Dx|: v are the sums, and v_n = 0."""
+    v = -np.cumsum(y - x)
+    rise = np.diff(x)
+    of_rises = np.where(rise == 0, np.maximum(np.abs(v[:-1]) - t, 0), 0)
+    of_rises += np.where(rise != 0, np.abs(v[:-1] - t * np.sign(rise)), 0)
+    return max(of_rises.max(initial=0), abs(v[-1]))
+
+
+@pytest.mark.parametrize("name", lines())
+@pytest.mark.parametrize("t", [0.05, 1.0, 7.0])
+def test_prox_is_that_of_other_methods(name, t):
+    y = lines()[name]
+    x = np.asarray(TotalVariation(t).prox(jnp.asarray(y), 1.0))
+    scale = np.abs(y).max()
+    assert lacks(y, x, t) <= 1e-14 * len(y) * scale
+    np.testing.assert_allclose(x, by_messages(y, t), rtol=0, atol=1e-11 * scale)
+    np.testing.assert_allclose(x, by_cvxpy(y, t), rtol=0, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_prox_of_a_long_line_meets_the_optimality_condition(dtype):
+    y = jnp.asarray(np.cumsum(RNG.normal(size=20_000)), dtype)
+    x = TotalVariation(3.0).prox(y, 1.0)
+    rounding = float(jnp.finfo(dtype).eps * jnp.max(jnp.abs(y)))
+    wide = np.asarray(y, np.float64), np.asarray(x, np.float64)
+    assert lacks(*wide, 3.0) <= 200 * rounding  # Runs have some hundred entries.
+    assert np.mean(np.diff(x) == 0) > 0.5
+
+
+def test_neighbours_are_equal_to_the_last_bit_and_no_zero_is_negative():
+    y = jnp.array([0.1, 0.3, -0.2, 5.1, 5.3])
+    x = TotalVariation(1.0).prox(y, 1.0)
+    assert x[0] == x[1] == x[2] and x[3] == x[4] != x[2]
+    zeros = TotalVariation(1.0).prox(jnp.array([-0.0, -0.0, 0.0]), 1.0)
+    assert not np.any(np.signbit(zeros))
+
+
+def test_lines_are_apart_along_any_axis_each_with_its_strength():
+    w = RNG.normal(size=(3, 9, 4))
+    strength = np.array([0.1, 0.2, 0.3, 0.0])
+    x = TotalVariation(strength, axis=1).prox(jnp.asarray(w), 2.0)
+    for i, j in np.ndindex(3, 4):
+        alone = TotalVariation(strength[j]).prox(jnp.asarray(w[i, :, j]), 2.0)
+        np.testing.assert_allclose(x[i, :, j], alone, rtol=1e-14, atol=1e-15)
+    value = np.sum(strength * np.abs(np.diff(w, axis=1)))
+    penalty = TotalVariation(strength, axis=1)
+    np.testing.assert_allclose(penalty.value(w), value, rtol=1e-14)
+    np.testing.assert_array_equal(
+        jax.grad(penalty.value)(jnp.asarray(w)), penalty.gradient(jnp.asarray(w))
+    )
+
+
+def test_a_vmapped_penalty_and_a_compiled_one_are_the_same():
+    y = jnp.asarray(RNG.normal(size=30))
+    swept = jax.vmap(lambda s: TotalVariation(s).prox(y, 1.0))(jnp.array([0.1, 0.5]))
+    compiled = jax.jit(lambda p: p.prox(y, 1.0))(TotalVariation(0.5))
+    np.testing.assert_allclose(swept[1], compiled, rtol=1e-15)
+    np.testing.assert_array_equal(jnp.diff(swept[1]) == 0, jnp.diff(compiled) == 0)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_short_lines_stay(size):
+    w = jnp.full((2, size), 3.0)
+    penalty = TotalVariation(1.0)
+    np.testing.assert_array_equal(penalty.prox(w, 1.0), w)
+    np.testing.assert_array_equal(penalty.gradient(w), jnp.zeros_like(w))
+    assert penalty.value(w) == 0
+    assert stationarity(penalty, w, jnp.ones_like(w)) == size
+
+
+def test_strength_zero_changes_no_bit():
+    w = jnp.asarray(RNG.normal(size=20))
+    np.testing.assert_array_equal(TotalVariation(0.0).prox(w, 1.0), w)
+
+
+def test_nan_stays_within_its_line_and_infinity_is_far_away():
+    w = jnp.array([[0.0, jnp.nan, 1.0], [0.0, 1.0, 5.0]])
+    x = TotalVariation(0.5).prox(w, 1.0)
+    assert jnp.all(jnp.isnan(x[0]))
+    np.testing.assert_allclose(x[1], [0.5, 1.0, 4.5], rtol=1e-15)
+    x = TotalVariation(1.0).prox(jnp.array([0.0, jnp.inf, 0.0, -1.0]), 1.0)
+    np.testing.assert_array_equal(x, [1.0, jnp.inf, 0.0, 0.0])
+
+
+def test_derivatives_are_finite_differences():
+    y, dy = (jnp.asarray(RNG.normal(size=12)) for _ in range(2))
+
+    def f(y, strength):
+        return TotalVariation(strength).prox(y, 1.0)
+
+    h = 1e-6
+    ends = [f(y + k * h * dy, 0.3 + k * h * 0.7) for k in (1, -1)]
+    _, tangent = jax.jvp(f, (y, 0.3), (dy, 0.7))
+    np.testing.assert_allclose(tangent, (ends[0] - ends[1]) / (2 * h), atol=1e-8)
+    _, linear = jax.linearize(f, y, 0.3)
+    np.testing.assert_allclose(linear(dy, 0.7), tangent, rtol=1e-14)
+    by_rows, by_columns = jax.jacrev(f)(y, 0.3), jax.jacfwd(f)(y, 0.3)
+    np.testing.assert_allclose(by_rows, by_columns, atol=1e-15)
+    assert jnp.any(jnp.diff(f(y, 0.3)) == 0)
+
+
+def test_envelope_has_the_gradient_of_moreau():
+    penalty, y, step = TotalVariation(0.4), jnp.asarray(RNG.normal(size=20)), 0.7
+
+    def envelope(y):
+        x = penalty.prox(y, step)
+        return jnp.sum((x - y) ** 2) / (2 * step) + penalty.value(x)
+
+    expected = (y - penalty.prox(y, step)) / step
+    np.testing.assert_allclose(jax.grad(envelope)(y), expected, atol=1e-12)
+
+
+def test_three_point_inequality():
+    penalty = TotalVariation(0.4)
+    for _ in range(20):
+        v, w = (jnp.asarray(RNG.normal(size=20)) for _ in range(2))
+        x = penalty.prox(w, 0.7)
+        at_v, at_x = (
+            0.5 * jnp.sum((at - w) ** 2) + 0.7 * penalty.value(at) for at in (v, x)
+        )
+        assert at_v - at_x >= 0.5 * jnp.sum((v - x) ** 2) - 1e-12
+
+
+def test_stationarity_is_the_distance_from_the_subdifferential():
+    """Against a least-squares problem over the subgradients of the ties."""
+    w = jnp.repeat(jnp.asarray(RNG.normal(size=4)), 5)
+    g, strength = jnp.asarray(RNG.normal(size=20)), 0.3
+    rises = np.sign(np.diff(w))
+    v = cvxpy.Variable(19)
+    D = np.diff(np.eye(20), axis=0)
+    within = [v[i] == rises[i] if rises[i] else cvxpy.abs(v[i]) <= 1 for i in range(19)]
+    lack = -np.asarray(g) - strength * D.T @ v
+    cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(lack)), within).solve(
+        cvxpy.CLARABEL, tol_gap_abs=1e-14, tol_gap_rel=1e-14, tol_feas=1e-14
+    )
+    found = stationarity(TotalVariation(strength), w, g)
+    np.testing.assert_allclose(found, np.abs(lack.value).max(), rtol=1e-5)
+    x = TotalVariation(strength).prox(w + g, 1.0)
+    assert stationarity(TotalVariation(strength), x, x - w - g) < 1e-14
+
+
+def test_what_does_not_fit_raises_and_names_the_leaf():
+    with pytest.raises(TypeError, match=r"\['a'\] has dtype complex"):
+        TotalVariation(1.0).prox({"a": jnp.ones(3, complex)}, 1.0)
+    with pytest.raises(ValueError, match=r"\['a'\] has shape \(3,\), and no axis 1"):
+        TotalVariation(1.0, axis=1).value({"a": jnp.ones(3)})
+    with pytest.raises(ValueError, match="differs along axis -1"):
+        TotalVariation(jnp.array([1.0, 2.0])).value(jnp.ones((3, 2)))
+    with pytest.raises(TypeError, match="must be an integer"):
+        TotalVariation(1.0, axis=0.5)
+    with pytest.raises(ValueError, match="at least 0"):
+        TotalVariation(-1.0)
+
+
+OPTIMIZERS = {
+    "sgd": (lambda scale, steps: optax.sgd(0.3), 1e-9),
+    "adam": (
+        lambda scale, steps: optax.adam(
+            optax.cosine_decay_schedule(0.05 * scale, steps)
+        ),
+        1e-9,
+    ),
+    "lion": (
+        lambda scale, steps: optax.lion(
+            optax.cosine_decay_schedule(0.02 * scale, steps), weight_decay=0.0
+        ),
+        1e-5,
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_proximal_finds_the_optimum(name, scale):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(80, 12))
+    truth = np.repeat([0.0, 2.0, -1.0], 4)
+    y = scale * (X @ truth + 0.5 * rng.normal(size=80))
+    strength, steps = 0.2 * scale, 6000
+    w = cvxpy.Variable(12)
+    loss = cvxpy.sum_squares(X @ w - y / scale) / 160
+    cvxpy.Problem(cvxpy.Minimize(loss + 0.2 * cvxpy.tv(w))).solve(cvxpy.CLARABEL)
+    # Its runs and signs, and the exact solution for them by linear algebra.
+    rises = np.where(np.abs(np.diff(w.value)) < 1e-5, 0, np.sign(np.diff(w.value)))
+    runs = np.concatenate([[0], np.cumsum(rises != 0)])
+    pool = np.eye(runs.max() + 1)[runs]
+    slope = -np.diff(np.concatenate([[0], rises, [0]]))
+    right = pool.T @ (X.T @ y / 80 - strength * slope)
+    best = pool @ np.linalg.solve(pool.T @ X.T @ X @ pool / 80, right)
+
+    make, tolerance = OPTIMIZERS[name]
+    penalty = masked(TotalVariation(strength), {"w": True})
+    optimizer = proximal(make(scale, steps), penalty)
+    params = {"w": jnp.zeros(12)}
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            g = {"w": X.T @ (X @ params["w"] - y) / 80}
+            updates, state = optimizer.update(g, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, length=steps)[0][0]
+
+    found = np.asarray(train(params)["w"])
+    assert np.linalg.norm(found - best) <= tolerance * np.linalg.norm(best)
+    np.testing.assert_array_equal(np.sign(np.diff(found)), rises)
