@@ -18,7 +18,6 @@ BEST = np.array([0.7, 1.7], np.float32)
 CURVATURE = np.array([[1.0, -0.3], [-0.3, 0.75]], np.float32)
 RATE = 0.1
 # Of the size of a step, RATE × gradient, so that a weight at zero stays there at once.
-THRESHOLD = 0.1
 WIDE, HIGH = (-1.4, 2.1), (-1.25, 2.4)
 PENALTIES: dict[str, tuple[Penalty, str]] = {
     "l2": (L2(0.35), "λ (w₁² + w₂²)"),
@@ -56,7 +55,7 @@ def descend(
 
 def solution_path(penalty: Penalty) -> np.ndarray:
     """The way from the smallest loss to the smallest loss + penalty: (401, 2)."""
-    return descend(proximal(optax.sgd(RATE), penalty, threshold=THRESHOLD), BEST, 400)
+    return descend(proximal(optax.sgd(RATE), penalty), BEST, 400)
 
 
 @styled
@@ -143,7 +142,7 @@ def draw_steps(axes: Axes) -> None:
     textbook = optax.chain(add_penalty_gradient(penalty), optax.sgd(RATE))
     ways = {
         "l1 gradient": textbook,
-        "l1": proximal(optax.sgd(RATE), penalty, threshold=THRESHOLD),
+        "l1": proximal(optax.sgd(RATE), penalty),
     }
     paths = {name: descend(way, BEST, 70)[:, 0] for name, way in ways.items()}
     for name, w1 in paths.items():

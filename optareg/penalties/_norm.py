@@ -105,14 +105,15 @@ def move_of_groups(
     vanishes = jnp.where(some, one + e <= 0, size_z <= radius)
     share = near / jnp.maximum(size, TINY)
     left = 1 - radius / jnp.where(size_z == 0, 1, size_z)
-    some, vanishes, share, e, left, near, one, each = map(
-        spread, (some, vanishes, share, e, left, near, one, weights)
+    some, vanishes, share, e, left, whole, one, each = map(
+        spread, (some, vanishes, share, e, left, radius, one, weights)
     )
     d = w / one
     off = jnp.where(some, v - share * (u - e * d), z * left)
     end = jnp.where(vanishes, 0, off)
     size_end = spread(root(total(square(off))))
-    at_zero = jnp.where(some, (v / jnp.maximum(near, TINY) + d) * each, z / t)
+    # Of the whole T, so that t (s' − s) is what of u is not in w' − w.
+    at_zero = jnp.where(some, (v / jnp.maximum(whole, TINY) + d) * each, z / t)
     slope = each / jnp.where(size_end == 0, 1, size_end)
     new = jnp.where(vanishes, at_zero, off * slope)
     move = jnp.where(some & ~vanishes, u - share * (u - e * d), end - w)

@@ -16,6 +16,7 @@ __all__ = [
     "PenaltyOrSchedule",
     "ScalarOrSchedule",
     "ScheduleState",
+    "check_no_line_search",
     "check_optimizer",
     "check_penalty",
     "check_scalar",
@@ -23,6 +24,7 @@ __all__ = [
     "first_count",
     "initial_state",
     "need_params",
+    "penalty_at",
     "next_state",
     "resolve_at",
     "scalar_at",
@@ -66,10 +68,15 @@ def resolve_at(
     penalty: PenaltyOrSchedule, count: Any, tree: Tree, where: str
 ) -> list[ParamGroup]:
     """What is penalised at step `count`."""
+    return penalty_at(penalty, count, where).resolve(tree)
+
+
+def penalty_at(penalty: PenaltyOrSchedule, count: Any, where: str) -> Penalty:
+    """The penalty at step `count`."""
     if not isinstance(penalty, Penalty):
         penalty = penalty(count)
         check_is_penalty(penalty, f"{where}` with a penalty schedule `step -> penalty")
-    return penalty.resolve(tree)
+    return penalty
 
 
 def scalar_at(x: ScalarOrSchedule, count: Any, what: str) -> Any:
@@ -88,6 +95,22 @@ def concrete(params: Any) -> Any:
         return jnp.zeros(x.shape, x.dtype) if abstract else x
 
     return jax.tree.map(of_leaf, params)
+
+
+def check_no_line_search(state: Any, where: str) -> None:
+    """Raises if the optimizer with this state searches along a line."""
+    kinds = (
+        optax.ScaleByZoomLinesearchState,
+        optax.ScaleByBacktrackingLinesearchState,
+    )
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds))
+    if any(isinstance(x, kinds) for x in leaves):
+        raise ValueError(
+            f"`{where}` got an optimizer with a line search, which looks for the least"
+            " loss along a step: not for that of loss + penalty after the prox. Use "
+            "one without, such as `optax.lbfgs(learning_rate, linesearch=None)`, or "
+            "`minimize`, which needs no optimizer."
+        )
 
 
 def check_penalty(penalty: Any, where: str) -> None:

@@ -6,7 +6,11 @@ import jax.numpy as jnp
 import optax
 
 from optareg._tree import Tree, is_masked
-from optareg.transforms._arguments import check_optimizer, need_params
+from optareg.transforms._arguments import (
+    check_no_line_search,
+    check_optimizer,
+    need_params,
+)
 
 __all__ = ["freeze_zeros"]
 
@@ -63,6 +67,11 @@ def freeze_zeros(
     """
     inner = check_optimizer(optimizer, "freeze_zeros")
 
+    def init_fn(params: Any) -> Any:
+        state = inner.init(params)
+        check_no_line_search(state, "freeze_zeros")
+        return state
+
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
@@ -74,7 +83,7 @@ def freeze_zeros(
         u = tree.match(steps, "the updates of the wrapped optimizer")
         return tree.build(map(on_support, u, tree.leaves)), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def on_support(x: Any, w: Any) -> Any:

@@ -67,7 +67,13 @@ def add_penalty_gradient(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
-        del extra_args
+        if extra_args.get("value_fn") is not None:
+            raise ValueError(
+                "`add_penalty_gradient` got `value_fn`: a line search would see the "
+                "loss without the penalty. Add the penalty to the loss instead, as in "
+                "`value_fn=lambda params: loss(params) + penalty.value(params)`, and "
+                "leave `add_penalty_gradient` out."
+            )
         need_params(params, "add_penalty_gradient")
         count, state = next_state(state)
         tree = Tree(params)

@@ -95,13 +95,15 @@ def read_subgradient(penalty: Penalty, w: Array, stored: Array) -> Array:
         return stored
     if wide.dtype != w.dtype:  # It held a weight, if this one is zero only now.
         stored = psi.leaf_dual(stored, 1)
-    return subgradient(psi, psi.leaf_domain(wide), stored)
+    s: Array = subgradient(psi, psi.leaf_domain(wide), stored)
+    return s
 
 
 @functools.partial(jax.jit, inline=True)
 def subgradient(psi: Penalty, w: Array, at_kink: Array) -> Array:
     """A member of ∂ψ(w)."""
-    return psi.leaf_subgradient(w, at_kink)
+    result: Array = psi.leaf_subgradient(w, at_kink)
+    return result
 
 
 def unrounded(psi: Penalty, w: Array, stored: Array) -> Array:
@@ -111,11 +113,12 @@ def unrounded(psi: Penalty, w: Array, stored: Array) -> Array:
     out a cast to and fro.)
     """
     wide = widen(w)
-    if wide.dtype == w.dtype or psi.leaf_kink(wide) is None:
+    kink = psi.leaf_kink(wide)
+    if wide.dtype == w.dtype or kink is None:
         return wide
     kind = jnp.finfo(w.dtype)  # type: ignore[no-untyped-call]
     rounded = jax.lax.reduce_precision(stored, kind.nexp, kind.nmant)
-    return jnp.where((rounded == wide) & ~psi.leaf_kink(wide), stored, wide)
+    return jnp.where((rounded == wide) & ~kink, stored, wide)
 
 
 def whole_gradient(penalty: Penalty, g: Any, w: Any, s: Any) -> Any:
@@ -142,10 +145,9 @@ def move_leaf(leaf: Leaf, u: Any, t: Any) -> tuple[Any, Any]:
     strength = leaf.strength
     known = isinstance(strength, (np.ndarray, np.generic))
     acts = bool(np.all(strength > 0)) if known else False
-    most = rest_of(leaf.group.penalty).weak_convexity()
-    return moved(
-        leaf.psi, strength, leaf.w, leaf.start, leaf.s, u, bounded(t, most), acts
-    )
+    t = bounded(t, rest_of(leaf.group.penalty).weak_convexity())
+    move, new = moved(leaf.psi, strength, leaf.w, leaf.start, leaf.s, u, t, acts)
+    return move, new
 
 
 def bounded(t: Any, weak_convexity: Any) -> Any:

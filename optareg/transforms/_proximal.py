@@ -1,5 +1,6 @@
 """`proximal`: any optimizer, with exact zeros and the optimum of loss + penalty."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,14 @@ from optareg.penalties._base import ParamGroup, in_param_groups
 from optareg.transforms._arguments import (
     PenaltyOrSchedule,
     ScalarOrSchedule,
+    check_no_line_search,
     check_optimizer,
     check_penalty,
     check_scalar,
     concrete,
     first_count,
     need_params,
+    penalty_at,
     resolve_at,
     scalar_at,
 )
@@ -127,7 +130,8 @@ def proximal(
         check_scalar(threshold, "`threshold`", zero=False)
 
     def init_fn(params: Any) -> ProximalState:
-        count = first_count()
+        count, inner_state = first_count(), inner.init(params)
+        check_no_line_search(inner_state, "proximal")
         tree = Tree(concrete(params))
         groups = tracked(resolve_at(penalty, count, tree, "proximal"))
         nothing = [w if w is None else optax.MaskedNode() for w in tree.leaves]
@@ -136,7 +140,7 @@ def proximal(
             count=count,
             subgradient=tree.build(s),
             statistics=Statistics.first(len(s)) if threshold is None else (),
-            inner_state=inner.init(params),
+            inner_state=inner_state,
         )
 
     def update_fn(
@@ -159,6 +163,11 @@ def proximal(
             if threshold is None
             else Given(positive(scalar_at(threshold, count, "`threshold`")))
         )
+        extra_args = of_whole_objective(
+            extra_args,
+            lambda: penalty_at(penalty, count, "proximal").value(params),
+            tree.build(h),
+        )
         steps, inner_state = inner.update(
             tree.build(h), state.inner_state, params, **extra_args
         )
@@ -177,6 +186,30 @@ def proximal(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def of_whole_objective(
+    extra_args: dict[str, Any], value: Callable[[], Array], h: Any
+) -> dict[str, Any]:
+    """What an optimizer is told of the loss, told of loss + penalty.
+
+    `value` gets the penalty's added, `grad` becomes h. Functions of parameters would
+    need the penalty too; an optimizer that calls them is refused in `init`, unless it
+    is unknown, so they are refused here.
+    """
+    result = dict(extra_args)
+    for name in ("value_fn", "grad_fn"):
+        if result.get(name) is not None:
+            raise ValueError(
+                f"`proximal` got `{name}`: an optimizer that evaluates the loss itself "
+                "would see it without the penalty. Leave the argument out, and use an "
+                "optimizer that needs gradients alone, or `minimize`."
+            )
+    if result.get("value") is not None:
+        result["value"] = result["value"] + value()
+    if result.get("grad") is not None:
+        result["grad"] = h
+    return result
 
 
 def positive(t: Any) -> Any:

@@ -16,6 +16,7 @@ from optareg.transforms._arguments import (
     check_optimizer,
     check_penalty,
     check_scalar,
+    concrete,
     need_params,
     resolve_at,
     scalar_at,

@@ -121,7 +121,7 @@ class Automatic(NamedTuple):
     """
 
     statistics: Statistics
-    count: Array
+    count: Array  # type: ignore[assignment]
     terms: list[Any]
     samples: list[Any]
 
@@ -148,7 +148,8 @@ class Automatic(NamedTuple):
         ]
         first = cls(statistics, count, [], samples)
         # So that arrays are read before they are overwritten in place, not copied.
-        result: Automatic = jax.lax.optimization_barrier(first._with_terms(leaves))
+        barrier: Any = jax.lax.optimization_barrier
+        result: Automatic = barrier(first._with_terms(leaves))
         return result
 
     def _with_terms(self, leaves: Sequence[Leaf]) -> "Automatic":
@@ -242,9 +243,11 @@ def rms(x: Array) -> Array:
     most = jnp.max(size, initial=0)
     axes = tuple(getattr(jax.typeof(x), "vma", ()))
     if axes:
-        total, n = jax.lax.psum((total, n), axes)
-        most = jax.lax.pmax(most, axes)
+        lax: Any = jax.lax
+        total, n = lax.psum((total, n), axes)
+        most = lax.pmax(most, axes)
     root = jnp.sqrt(total / jnp.maximum(n, 1))
     # Squares overflow, or are 0, long before their roots do.
-    good = jnp.isfinite(total) & (total > jnp.finfo(total.dtype).tiny * 1e4)
+    least = jnp.finfo(total.dtype).tiny * 1e4  # type: ignore[no-untyped-call]
+    good = jnp.isfinite(total) & (total > least)
     return jnp.where(good, root, most).astype(jnp.float32)
