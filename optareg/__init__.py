@@ -20,6 +20,7 @@ from optareg._inspect import (
     stationarity,
     summarize,
 )
+from optareg._low_rank import LowRank, low_rank
 from optareg.penalties import (
     L1,
     L2,
@@ -27,9 +28,13 @@ from optareg.penalties import (
     SCAD,
     ElasticNet,
     GroupLasso,
+    NuclearNorm,
     Penalty,
     SparseGroupLasso,
+    TotalVariation,
     by_path,
+    centered,
+    constraint,
     joined,
     masked,
     partition,
@@ -55,6 +60,10 @@ __all__ = [
     "SparseGroupLasso",
     "MCP",
     "SCAD",
+    "TotalVariation",
+    "NuclearNorm",
+    "constraint",
+    "centered",
     "masked",
     "partition",
     "joined",
@@ -65,6 +74,7 @@ __all__ = [
     "target_sparsity",
     "freeze_zeros",
     "compact",
+    "low_rank",
     "minimize",
     "path",
     "max_strength",
@@ -78,5 +88,6 @@ __all__ = [
     "Solution",
     "Summary",
     "LeafSummary",
+    "LowRank",
     "penalties",
 ]
