@@ -1,6 +1,11 @@
 """`joined`: the leaves of a unit are penalised as one row, by hand and in networks."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import flax
 import flax.linen as nn
@@ -149,10 +154,10 @@ def test_training_step_by_step(name):
         move, hand_state = update_b(jax.grad(joined_loss)(v), hand_state, v)
         v = optax.apply_updates(v, move)
     assert_near(w, untie(v), atol=1e-9)
-    z = state.z["Dense_0"]["kernel"]
-    np.testing.assert_allclose(z.T, hand_state.z["0"][:, 1:4], atol=1e-9)
-    assert state.z["LayerNorm_1"]["scale"].shape == (2,)
-    assert isinstance(state.z["Dense_2"]["kernel"], optax.MaskedNode)
+    s = state.subgradient["Dense_0"]["kernel"]
+    np.testing.assert_allclose(s.T, hand_state.subgradient["0"][:, 1:4], atol=1e-9)
+    assert state.subgradient["LayerNorm_1"]["scale"].shape == (2,)
+    assert isinstance(state.subgradient["Dense_2"]["kernel"], optax.MaskedNode)
 
 
 @pytest.mark.usefixtures("x64")
@@ -357,6 +362,212 @@ def test_heads_of_attention():
     assert_same(x["out"], params["layer"]["out"])
 
 
+# Units along several axes, and along other axes in other leaves.
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+NOT_SCALED = GroupLasso(1.0, axis=1, size_scaled=False)
+
+
+class TestStackedLayers:
+    def test_each_layer_has_units_of_its_own(self):
+        params = {"layers": {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones((3, 5))}}
+        as_one = joined(NOT_SCALED, "layers").value(params)
+        apart = joined(NOT_SCALED, "layers", axis=(0, -1)).value(params)
+        np.testing.assert_allclose(as_one, 5 * 15**0.5, rtol=1e-6)  # 19.365
+        np.testing.assert_allclose(apart, 15 * 5**0.5, rtol=1e-6)  # 33.541
+
+    @every_penalty
+    def test_they_are_the_layers_one_by_one(self, penalty):
+        params = {"layers": {"kernel": normal(3, 4, 5), "bias": normal(3, 5, seed=1)}}
+        single = {
+            f"layer_{k}": jax.tree.map(lambda w, k=k: w[k], params["layers"])
+            for k in range(3)
+        }
+        stack = joined(penalty, "layers", axis=(0, -1))
+        value, gradient, _, x = look(stack, params)
+        expected = look(joined(penalty, r"layer_\d"), single)
+        np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+        for found, by_layer in ((gradient, expected[1]), (x, expected[3])):
+            rows = [by_layer[f"layer_{k}"] for k in range(3)]
+            stacked = jax.tree.map(lambda *w: jnp.stack(w), *rows)
+            assert_near(found["layers"], stacked, atol=1e-6)
+
+    def test_the_order_of_axes_is_that_of_units(self):
+        """A strength for each unit, as a column: those of layer 0 first."""
+        params = {"kernel": normal(3, 4, 2)}
+        strength = np.zeros((6, 1))
+        strength[1] = 99.0
+        group = GroupLasso({"units": strength}, axis=1)
+        labels = {"kernel": "units"}
+        gone = joined(group, labels, axis=(0, -1)).prox(params, 1.0)["kernel"] == 0
+        np.testing.assert_array_equal(np.argwhere(gone.all(axis=1)), [[0, 1]])
+        gone = joined(group, labels, axis=(-1, 0)).prox(params, 1.0)["kernel"] == 0
+        np.testing.assert_array_equal(np.argwhere(gone.all(axis=1)), [[1, 0]])
+
+
+def test_heads_of_a_scanned_transformer_whole():
+    """Query, key, value and output of each head of each layer, in one line."""
+    layers, inputs, heads, dim = 3, 5, 4, 2
+    names = ("query", "key", "value")
+    attention = {
+        name: {
+            "kernel": normal(layers, inputs, heads, dim, seed=seed),
+            "bias": normal(layers, heads, dim, seed=seed + 9),
+        }
+        for seed, name in enumerate(names)
+    }
+    attention["out"] = {
+        "kernel": normal(layers, heads, dim, inputs, seed=3),
+        "bias": normal(layers, inputs, seed=4),
+    }
+    params = {"layers": {"attention": attention}, "head": normal(5, 2)}
+    penalty = joined(
+        NOT_SCALED,
+        r"(layers).*(?:query|key|value|out'\]\['kernel)",
+        axis={"out": (0, 1), "query|key|value": (0, -2)},
+    )
+    squares = np.zeros((layers, heads))
+    for name in names:
+        squares += np.sum(np.square(attention[name]["kernel"]), axis=(1, 3))
+        squares += np.sum(np.square(attention[name]["bias"]), axis=2)
+    squares += np.sum(np.square(attention["out"]["kernel"]), axis=(2, 3))
+    lengths = np.sqrt(squares)
+    np.testing.assert_allclose(penalty.value(params), lengths.sum(), rtol=1e-6)
+
+    cut = float(np.median(lengths))
+    x = penalty.prox(params, cut)
+    kept = np.maximum(1 - cut / lengths, 0)
+    found = x["layers"]["attention"]
+    for name in names:
+        kernel, bias = attention[name]["kernel"], attention[name]["bias"]
+        by_hand = {
+            "kernel": kernel * kept[:, None, :, None],
+            "bias": bias * kept[:, :, None],
+        }
+        assert_near(found[name], by_hand, atol=1e-6)
+    by_hand = attention["out"]["kernel"] * kept[:, :, None, None]
+    assert_near(found["out"]["kernel"], by_hand, atol=1e-6)
+    assert_same(found["out"]["bias"], attention["out"]["bias"])
+    assert_same(x["head"], params["head"])
+    assert 0 < np.sum(kept == 0) < kept.size
+
+
+@pytest.mark.usefixtures("x64")
+def test_columns_of_a_layer_with_the_rows_of_the_next():
+    """Trained to the end: the units that vanish do so in both layers."""
+    up, down = normal(3, 6), normal(6, 2, seed=1)
+    params = {
+        "up": {"kernel": up, "bias": normal(6, seed=2)},
+        "down": {"kernel": down, "bias": normal(2, seed=3)},
+    }
+    params = jax.tree.map(lambda w: w.astype(jnp.float64), params)
+    labels = {"up": 0, "down": {"kernel": 0, "bias": None}}
+    penalty = joined(NOT_SCALED, labels, axis={"down": 0})
+    rows = np.column_stack([params["up"]["bias"], up.T, down])
+    lengths = np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(penalty.value(params), lengths.sum(), rtol=1e-6)
+    stronger = GroupLasso(2.0, axis=1, size_scaled=False)
+    units = joined(stronger, labels, axis={"down": 0})
+    optimizer = proximal(adam(0.2, 600), units)
+    w = train_by_hand(optimizer, nearest_to(params), params, 600)
+    kept = np.maximum(1 - 2.0 / lengths, 0)
+    assert_near(w["up"]["kernel"], params["up"]["kernel"] * kept, atol=1e-6)
+    assert_near(
+        w["down"]["kernel"], params["down"]["kernel"] * kept[:, None], atol=1e-6
+    )
+    assert_near(w["down"]["bias"], params["down"]["bias"], atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(w["up"]["bias"]) == 0, kept == 0)
+    assert 0 < np.sum(kept == 0) < 6
+
+
+class TestAxes:
+    def test_no_axis_takes_all_leaves_as_one_unit(self):
+        """Of any shapes: what couples the entries of a whole tree needs that."""
+        params = {"a": normal(3, 4), "b": normal(5, seed=1), "c": jnp.array(2.0)}
+        flat = np.concatenate([np.ravel(w) for w in jax.tree.leaves(params)])
+        for labels in ("", 0, lambda params: "all"):
+            whole = joined(NOT_SCALED, labels, axis=())
+            length = np.linalg.norm(flat)
+            np.testing.assert_allclose(whole.value(params), length, rtol=1e-6)
+            half = jax.tree.map(lambda w: w / 2, params)
+            assert_near(whole.prox(params, length / 2), half, atol=1e-6)
+
+    def test_the_first_expression_that_is_found_counts(self):
+        params = {"a": {"kernel": normal(3, 4)}, "b": {"kernel": normal(4, 3)}}
+        length = np.linalg.norm(params["a"]["kernel"], axis=0).sum()
+        rows = np.linalg.norm(params["b"]["kernel"], axis=1).sum()
+        labels = {"a": 0, "b": 1}
+        for axis in (
+            {"b": 0},
+            {"b": 0, "": 1},
+            {"a": [1], "": 0},
+            {"b": -2, "a|b": -1},
+        ):
+            value = joined(NOT_SCALED, labels, axis=axis).value(params)
+            np.testing.assert_allclose(value, length + rows, rtol=1e-6)
+
+    def test_whole_numbers_of_numpy_are_axes(self):
+        params = {"a": normal(3, 4)}
+        expected = np.linalg.norm(params["a"], axis=1).sum()
+        for axis in (np.int64(0), (np.int32(0),)):
+            value = joined(NOT_SCALED, "a", axis=axis).value(params)
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, -1, (0, 1), ()])
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_leaves_without_entries(shape, axis):
+    params = {"w": jnp.zeros(shape)}
+    for penalty in (GroupLasso(0.1, axis=1), L1(0.1)):
+        units = joined(penalty, "w", axis=axis)
+        assert units.value(params) == 0
+        assert_same(units.prox(params, 0.1), params)
+        assert_same(units.gradient(params), params)
+        optimizer = proximal(optax.adam(0.1), units)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        assert_same(updates, params)
+
+
+def test_a_leaf_without_entries_beside_others():
+    """Units with an empty kernel still have a bias."""
+    params = {"kernel": jnp.zeros((0, 2)), "bias": jnp.array([3.0, -1.0])}
+    units = joined(NOT_SCALED, {"kernel": 0, "bias": 0})
+    assert units.value(params) == 4
+    x = units.prox(params, 2.0)
+    np.testing.assert_array_equal(x["bias"], [1, 0])
+    assert x["kernel"].shape == (0, 2)
+
+
+def test_leaves_sharded_explicitly():
+    """On eight devices the numbers and the shardings are as for the parameters."""
+    if not hasattr(jax, "set_mesh"):
+        pytest.skip("this JAX has no explicit sharding")
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    result = subprocess.run(
+        [sys.executable, Path(__file__).with_name("joined_script.py")],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found.pop("devices") == 8
+    assert len(found) == 5
+    for name, measured in found.items():
+        assert measured["sharded otherwise"] == [], name
+        assert measured["difference"] < 1e-6, name
+        assert measured["zeros"] > 0, name
+
+
 # Labels, strengths, and what is around.
 
 PARTS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": jnp.ones((4, 5))}
@@ -480,9 +691,9 @@ def test_the_state_survives_a_round_trip():
     halved = optax.tree_utils.tree_map_params(optimizer, lambda x: x / 2, doubled)
     assert_same(halved, state)
     np.testing.assert_array_equal(
-        doubled.z["Dense_0"]["bias"], 2 * state.z["Dense_0"]["bias"]
+        doubled.subgradient["Dense_0"]["bias"], 2 * state.subgradient["Dense_0"]["bias"]
     )
-    shapes = jax.tree.map(lambda z: z.shape, state.z["LayerNorm_0"])
+    shapes = jax.tree.map(lambda s: s.shape, state.subgradient["LayerNorm_0"])
     assert shapes == {"scale": (4,), "bias": (4,)}
 
 
@@ -539,6 +750,27 @@ MISFITS = {
         PARTS,
         [re.escape("['b']"), "5 units", re.escape("['a']"), "3", "label 1"],
     ),
+    "units that come in another order": (
+        make({"a": 1, "b": 1}, axis=(0, 1)),
+        {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 2, 4))},
+        [re.escape("['b']"), "3 × 2 units along axes", "2 × 3", "label 1"],
+    ),
+    "unequal units along other axes": (
+        make({"a": 1, "b": 1}, axis={"b": 0}),
+        {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4))},
+        [re.escape("['b']"), "2 units along axis 0", "3 along axis -1", "label 1"],
+    ),
+    "one axis twice": (
+        make("a", axis=(0, -1)),
+        PARTS,
+        [re.escape("['a']['bias']"), re.escape("axes (0, -1)"), "different"],
+    ),
+    "an axis for no leaf": (
+        make("a", axis={"kernal": 0}),
+        PARTS,
+        ["'kernal'", "no key path", re.escape("['a']['kernel']")],
+    ),
+    "no match": (make("Conv"), PARTS, ["'Conv'", "no key path", re.escape("['b']")]),
     "unequal units along another axis": (
         joined(GroupLasso(0.1, axis=1), r"\['[ab]'\]()", axis=0),
         PARTS,
@@ -600,6 +832,13 @@ def test_integer_leaves_are_refused_unless_left_out():
 def test_an_invalid_regex_is_refused(regex):
     with raises(ValueError, "not valid", re.escape(repr(regex))):
         make(regex)
+
+
+def test_an_invalid_regex_for_an_axis_is_refused():
+    with raises(ValueError, "`axis` is not valid", re.escape("'('")):
+        make("a", axis={"(": 0})
+    with raises(TypeError, "`axis` must be a string", "0"):
+        make("a", axis={0: 0})
 
 
 @pytest.mark.parametrize("thing", [0.1, None, GroupLasso, optax.sgd(0.1), {"a": L1(1)}])
