@@ -1,0 +1,211 @@
+"""`centered`: any penalty on w − at, and weights that are `at` to the last bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import sklearn.linear_model
+
+from optareg import (
+    L1,
+    L2,
+    MCP,
+    ElasticNet,
+    GroupLasso,
+    NuclearNorm,
+    SparseGroupLasso,
+    centered,
+    constraint,
+    joined,
+    masked,
+    partition,
+    proximal,
+    stationarity,
+)
+from optareg.penalties._base import map_strengths
+from problems import regression_data
+
+pytestmark = pytest.mark.usefixtures("x64")
+RNG = np.random.default_rng(0)
+AT, W = RNG.normal(size=(4, 6)), RNG.normal(size=(4, 6))
+INNER = {
+    "L1": L1(0.5),
+    "L1 in an array": L1(np.linspace(0, 1, 6)),
+    "positive L1": L1(0.5, positive=True),
+    "L2": L2(0.5),
+    "elastic net": ElasticNet(0.5, 0.2),
+    "group lasso by axis": GroupLasso(0.5, axis=0),
+    "group lasso by labels": GroupLasso(0.5, groups=np.arange(24).reshape(4, 6) % 5),
+    "sparse group lasso": SparseGroupLasso(0.3, 0.2, axis=0),
+    "MCP": MCP(0.5, 3.0),
+    "nuclear norm": NuclearNorm(0.5),
+    "box": constraint(lambda x: jnp.clip(x, -0.1, 0.1)),
+}
+every_inner = pytest.mark.parametrize("name", INNER)
+
+
+@every_inner
+def test_it_is_the_penalty_on_the_difference(name):
+    inner, penalty = INNER[name], centered(INNER[name], at=AT)
+    d = jnp.asarray(W - AT)
+    np.testing.assert_allclose(penalty.value(W), inner.value(d), rtol=1e-14)
+    np.testing.assert_array_equal(penalty.gradient(W), inner.gradient(d))
+    x, moved = penalty.prox(W, 0.7), inner.prox(d, 0.7)
+    np.testing.assert_allclose(x, AT + moved, rtol=1e-14)
+    np.testing.assert_array_equal(np.asarray(x)[moved == 0], AT[moved == 0])
+    np.testing.assert_array_equal(np.asarray(x) == AT, moved == 0)
+    g = jnp.asarray(RNG.normal(size=(4, 6)))
+    for here, there in ((x, moved), (jnp.asarray(AT), jnp.zeros((4, 6)))):
+        np.testing.assert_allclose(
+            stationarity(penalty, here, g), stationarity(inner, there, g), atol=1e-7
+        )
+    if inner.value(-d) < jnp.inf:
+        slope = jax.grad(penalty.value)(jnp.asarray(W))
+        np.testing.assert_allclose(slope, penalty.gradient(W), atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+def test_weights_that_stay_are_at_to_the_last_bit_after_the_update(dtype):
+    at = {"a": jnp.asarray(AT, dtype), "b": jnp.asarray(W, dtype)}
+    optimizer = proximal(optax.sgd(0.1), centered(L1(1.0), at=at))
+    state, params = optimizer.init(at), at
+    for seed in range(5):
+        g = jax.tree.map(
+            lambda x, seed=seed: jax.random.uniform(
+                jax.random.key(seed), x.shape, x.dtype, -0.9, 0.9
+            ),
+            at,
+        )
+        updates, state = optimizer.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+    for name, x in params.items():
+        np.testing.assert_array_equal(x, at[name])
+    near = jax.tree.map(lambda x: (x * 1.5).astype(dtype), at)
+    back = centered(L1(1e3), at=at).prox(near, 1.0)
+    update = jax.tree.map(jnp.subtract, back, near)
+    for name, x in optax.apply_updates(near, update).items():
+        np.testing.assert_array_equal(x, at[name])
+
+
+def test_at_may_have_another_dtype_and_be_traced():
+    w = jnp.asarray(AT, jnp.bfloat16)
+    wide = jnp.asarray(AT, jnp.float32)
+    penalty = centered(L1(1.0), at=wide)
+    assert penalty.value(w) == 0
+    np.testing.assert_array_equal(penalty.prox(w, 1.0), w)
+    x = jax.jit(lambda at: centered(L1(1.0), at).prox(w, 0.01))(wide + 1)
+    np.testing.assert_allclose(x.astype(float), w.astype(float) + 0.01, atol=0.02)
+    slope = jax.grad(lambda at: centered(L2(1.0), at).value(jnp.zeros((4, 6))))(AT)
+    np.testing.assert_allclose(slope, 2 * AT)
+
+
+def test_at_is_not_scaled_with_the_strengths():
+    doubled = map_strengths(lambda x: 2 * x, centered(L1(0.5), at=AT))
+    np.testing.assert_allclose(doubled.value(W), np.abs(W - AT).sum())
+
+
+def test_it_works_within_and_around_other_combinators():
+    at = {"a": jnp.asarray(AT), "b": jnp.asarray(W[0])}
+    params = jax.tree.map(lambda x: x + 1.0, at)
+    mask = {"a": True, "b": False}
+    expected = 0.5 * 24
+    for penalty in (
+        masked(centered(L1(0.5), at=at), mask),
+        centered(masked(L1(0.5), mask), at=at),
+        centered(masked(L1(0.5), mask), at={**at, "b": None}),
+        partition({True: centered(L1(0.5), at=at), False: None}, mask),
+        centered(partition({True: L1(0.5), False: None}, mask), at=at),
+    ):
+        np.testing.assert_allclose(penalty.value(params), expected)
+        x = penalty.prox(params, 3.0)
+        np.testing.assert_array_equal(x["a"], at["a"])
+        np.testing.assert_array_equal(x["b"], params["b"])
+    units = joined(GroupLasso(1.0, axis=1, size_scaled=False), {"a": "u", "b": "u"})
+    around = centered(units, at=at)
+    np.testing.assert_allclose(around.value(params), 6 * np.sqrt(5))
+    x = around.prox({**params, "b": params["b"].at[0].add(90.0)}, 3.0)
+    np.testing.assert_array_equal(x["b"][1:], at["b"][1:])
+    np.testing.assert_array_equal(x["a"][:, 1:], at["a"][:, 1:])
+    rows = jnp.concatenate([at["a"].T, at["b"][:, None]], axis=1)
+    inside = centered(GroupLasso(1.0, axis=1, size_scaled=False), at={"u": rows})
+    inside = joined(inside, {"a": "u", "b": "u"})
+    np.testing.assert_allclose(inside.value(params), around.value(params))
+    np.testing.assert_allclose(
+        centered(centered(L1(0.5), at=at), at=at).value(params),
+        L1(0.5).value(jax.tree.map(lambda w, x: w - 2 * x, params, at)),
+    )
+
+
+def test_positive_keeps_weights_above_at():
+    x = centered(L1(0.0, positive=True), at=AT).prox(W, 1.0)
+    np.testing.assert_array_equal(x, np.maximum(AT, W))
+
+
+def test_nan_does_not_become_at():
+    w = jnp.asarray(W).at[0, 0].set(jnp.nan)
+    x = centered(L1(1e3), at=AT).prox(w, 1.0)
+    assert jnp.isnan(x[0, 0]) and jnp.sum(jnp.isnan(x)) == 1
+
+
+def test_what_does_not_fit_raises_and_names_the_leaf():
+    params = {"a": jnp.ones((4, 6)), "b": jnp.ones(6)}
+    with pytest.raises(TypeError, match="`centered` needs a penalty"):
+        centered(0.1, at=params)
+    with pytest.raises(ValueError, match=r"\['a'\] of `at` .* has shape \(2,\)"):
+        centered(L1(1.0), at={**params, "a": jnp.ones(2)}).value(params)
+    with pytest.raises(ValueError, match=r"`at` of `centered` must have the structure"):
+        centered(L1(1.0), at={"a": jnp.ones((4, 6))}).value(params)
+    with pytest.raises(ValueError, match=r"\['b'\] is penalised, but masked"):
+        centered(L1(1.0), at={**params, "b": None}).value(params)
+    with pytest.raises(TypeError, match=r"\['b'\] must be an array"):
+        centered(L1(1.0), at={**params, "b": "x"})
+
+
+OPTIMIZERS = {
+    "sgd": (lambda scale, steps: optax.sgd(0.2), 1e-9),
+    "adam": (
+        lambda scale, steps: optax.adam(
+            optax.cosine_decay_schedule(0.02 * scale, steps)
+        ),
+        1e-9,
+    ),
+    "lion": (
+        lambda scale, steps: optax.lion(
+            optax.cosine_decay_schedule(0.01 * scale, steps), weight_decay=0.0
+        ),
+        1e-5,
+    ),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_proximal_finds_the_lasso_of_the_difference(name, scale):
+    X, y = regression_data("diabetes")
+    at = 0.3 * scale * np.random.default_rng(1).normal(size=10)
+    y = scale * y
+    strength = 0.05 * scale
+    lasso = sklearn.linear_model.Lasso(
+        alpha=0.05, fit_intercept=False, tol=1e-14, max_iter=100_000
+    )
+    change = scale * lasso.fit(X, (y - X @ at) / scale).coef_
+    make, tolerance = OPTIMIZERS[name]
+    optimizer = proximal(make(scale, 8000), centered(L1(strength), at=at))
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            g = X.T @ (X @ params - y) / len(y)
+            updates, state = optimizer.update(g, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, length=8000)[0][0]
+
+    for start in (at, 0 * at):
+        found = np.asarray(train(jnp.asarray(start)))
+        best = at + change
+        assert np.linalg.norm(found - best) <= tolerance * np.linalg.norm(best)
+        np.testing.assert_array_equal(found == at, change == 0)
