@@ -109,7 +109,8 @@ class Constraint(Penalty):
         scale = jnp.max(jnp.abs(w), initial=0)
         # A sum of n entries, each rounded, is off by √n roundings or so.
         slack = 4 * max(w.size, 1) ** 0.5 * max(self.rounding, epsilon(w.dtype))
-        value = jnp.where(least <= slack * scale, 0, jnp.inf)
+        within = (least <= slack * scale) & jnp.isfinite(least)
+        value = jnp.where(within, 0, jnp.inf)
         return jnp.where(jnp.any(jnp.isnan(w)), jnp.nan, value).astype(w.real.dtype)
 
     def leaf_gradient(self, w: Array) -> Array:
