@@ -107,6 +107,10 @@ class Penalty:
         """A number that members of ∂R do not exceed at weights off zero, or 0."""
         return 0.0
 
+    def leaf_project(self, s: Array) -> Array:
+        """The member of ∂R at its kink nearest to s."""
+        return s
+
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         """W' − w and s' for z = w + ts + u, w' = prox_tR(z), s' = (z − w')/t.
 
@@ -138,8 +142,8 @@ class Penalty:
         return self.leaf_kink(w)
 
     def leaf_coupled_max(self, x: Array) -> Array:
-        """The largest entry of x ≥ 0 among those that R couples."""
-        return x if self.entrywise else jnp.full_like(x, jnp.max(x, initial=0))
+        """The largest entry of x ≥ 0 among those that R couples; a scalar for all."""
+        return x if self.entrywise else jnp.max(x, initial=0)
 
     def weak_convexity(self) -> Any:
         """ρ for which R + ½ρ‖w‖² is convex: to say if R is not, and has no `split`."""

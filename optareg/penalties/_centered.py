@@ -159,8 +159,10 @@ class Shifted(Penalty):
         return jnp.where(d + move == 0, at - w, move), new_s
 
     def leaf_dual(self, w: Array, step: Any) -> Array:
-        """That of R itself: of subgradients, which are not shifted."""
-        return self.penalty.leaf_dual(w, step)
+        return self.penalty.leaf_dual(self._from(w), step)
+
+    def leaf_project(self, s: Array) -> Array:
+        return self.penalty.leaf_project(s)
 
     def leaf_domain(self, w: Array) -> Array:
         d = self._from(w)

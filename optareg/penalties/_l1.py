@@ -173,6 +173,9 @@ class NonNegative(Penalty):
         end = jnp.where(share <= self.strength, 0, v - t * (new - s))
         return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
 
+    def leaf_project(self, s: Array) -> Array:
+        return jnp.minimum(s, self.strength)
+
     def leaf_dual(self, w: Array, step: Any) -> Array:
         return jnp.minimum(w, jnp.asarray(step * self.strength, w.dtype))
 

@@ -46,8 +46,11 @@ class Norm(Penalty):
     def leaf_zeros(self, w: Array) -> Array:
         return self.leaf_size(w) == 0
 
+    def leaf_project(self, s: Array) -> Array:
+        return self.leaf_dual(s, 1)
+
     def leaf_nearest(self, w: Array, g: Array) -> Array:
-        return self.leaf_subgradient(w, self.leaf_dual(-g, 1))
+        return self.leaf_subgradient(w, self.leaf_project(-g))
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         return self.leaf_size(g + self.leaf_nearest(w, g))

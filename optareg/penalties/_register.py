@@ -6,7 +6,7 @@ never traced, `data()` for arrays that are no strength and are not scaled with i
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -22,6 +22,8 @@ __all__ = [
     "register_penalty",
     "static",
     "strength_fields",
+    "strengths_of",
+    "with_strengths",
 ]
 
 T = TypeVar("T")
@@ -100,6 +102,19 @@ def map_strengths(f: Callable[[Any], Any], penalty: T) -> T:
         value = of_field(value) if field.name in strengths else value
         object.__setattr__(new, field.name, value)
     return new
+
+
+def strengths_of(penalty: Any) -> list[Any]:
+    """All strengths of a penalty, in the order of its fields."""
+    strengths: list[Any] = []
+    map_strengths(strengths.append, penalty)
+    return strengths
+
+
+def with_strengths(penalty: T, strengths: Iterable[Any]) -> T:
+    """`penalty` with other strengths, in the order of `strengths_of`."""
+    rest = iter(strengths)
+    return map_strengths(lambda _: next(rest), penalty)
 
 
 def check_strengths(penalty: Any) -> None:

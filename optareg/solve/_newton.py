@@ -86,6 +86,11 @@ class Objective(NamedTuple):
         """The member of the subdifferential of the norms at w nearest to −g."""
         return self._each(lambda n, x, d: n.leaf_nearest(x, d), w, g)
 
+    def prox(self, z: Leaves, tau: Array | float) -> Leaves:
+        """The proximal operator, with steps τ · scale; exact at kinks."""
+        rows = zip(self.norms, z, self.scales, strict=True)
+        return tuple(x if n is None else n.leaf_prox(x, tau * c) for n, x, c in rows)
+
     def dual(self, z: Leaves, tau: Array | float) -> Leaves:
         """What the proximal operator, with steps τ · scale, takes off from z."""
         return self._each(lambda n, x, c: n.leaf_dual(x, tau * c), z, self.scales)
@@ -197,7 +202,7 @@ def iterate(objective: Objective, state: Progress) -> Progress:
         )
         dual = objective.dual(point, size)
         y = tuple(d / (size * c) for d, c in zip(dual, objective.scales, strict=True))
-        return add(point, scale(-1.0, dual)), y
+        return objective.prox(point, size), y
 
     points, duals = jax.vmap(candidate)(jnp.arange(len(taus)))
     values = jax.vmap(objective.value)(points)

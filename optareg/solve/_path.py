@@ -10,10 +10,11 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
-from optareg._tree import path_name, widest
+from optareg._tree import Tree, path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty, cover
 from optareg.penalties._combinators import check_is_penalty, masked
 from optareg.penalties._l1 import L1
+from optareg.penalties._register import strengths_of, with_strengths
 from optareg.solve._goal import acts, all_penalised, goal_of, partly_free
 from optareg.solve._heads import Heads
 from optareg.solve._minimize import (
@@ -95,27 +96,26 @@ def path(
     paths for generalized linear models via coordinate descent (2010).
     """
     check_is_penalty(penalties, "path")
-    pairs, treedef = jax.tree_util.tree_flatten_with_path(penalties)
-    strengths = [jnp.asarray(strength) for _, strength in pairs]
-    lengths = {
-        jax.tree_util.keystr(at): strength.shape[0]
-        for (at, _), strength in zip(pairs, strengths, strict=True)
-        if strength.ndim > 0
-    }
-    if len(set(lengths.values())) != 1:
+    strengths = list(map(jnp.asarray, strengths_of(penalties)))
+    lengths = {strength.shape[0] for strength in strengths if strength.ndim > 0}
+    if len(lengths) != 1:
+        lists = any(isinstance(x, list) for x in vars(penalties).values())
+        hint = (
+            " A list is a tree, of one strength a leaf: use an array." if lists else ""
+        )
         raise ValueError(
             "`path` needs strengths with a leading axis of one length, as in "
             "`L1(strength_grid(max_strength(loss, params, L1(1.0))))`; "
-            f"got lengths {lengths or 'none'}."
+            f"got lengths {sorted(lengths) or 'none'} in {penalties!r}.{hint}"
         )
-    (n,) = set(lengths.values())
+    (n,) = lengths
     if n == 0:
         raise ValueError("`path` needs at least one strength, got a leading axis of 0.")
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
 
     def blocks_at(strengths: list[Array]) -> list[ParamGroup]:
-        penalty = jax.tree.unflatten(treedef, strengths)
+        penalty = with_strengths(penalties, strengths)
         return nonempty(cover(penalty.resolve(tree), tree), tree)
 
     # What has no strength at any place of the path is free.
@@ -273,6 +273,8 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
                 f"{type(param_group.penalty).__name__}, which gives no zeros at any "
                 "strength. Leave it out with `masked`."
             )
+        if norm is not None:
+            check_gives_zeros(norm, param_group, tree)
         norms.append(norm)
     if not any(norms):
         raise ValueError("`max_strength` needs a penalised leaf, got none.")
@@ -305,6 +307,16 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     ]
     dtype = widest(*(s.dtype for s in sizes))
     return jnp.max(jnp.stack([s.astype(dtype) for s in sizes]))
+
+
+def check_gives_zeros(rest: Penalty, group: ParamGroup, tree: Tree) -> None:
+    """Raises for what has no strength to find, or gives no zeros."""
+    if rest.leaf_zeros(group.join(tree.leaves)) is None:
+        raise ValueError(
+            f"the leaf at {path_name(tree.paths[group.at[0]])} has "
+            f"{type(rest).__name__}, which does not give zeros: there is no strength at"
+            " which all of it is zero. Leave it out with `masked`."
+        )
 
 
 def strength_grid(max: Any, n: int = 100, ratio: float = 1e-2) -> Array:

@@ -265,9 +265,9 @@ def solve(
         if axis is not None and zero_rows_stay(p)
     ]
     # A penalty may have a domain: positive weights, for instance.
-    domain = problem.unscaled(w).dual(w, 0.0)
     w = tuple(
-        x - jnp.where(jnp.isfinite(d), d, 0) for x, d in zip(w, domain, strict=True)
+        x if n is None else n.leaf_domain(x)
+        for n, x in zip(problem.norms, w, strict=True)
     )
     first = start(problem.unscaled(w), w)
     state = State(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optareg._checks import check_number
+from optareg._checks import check_number, is_number
 from optareg._tree import Tree
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty
@@ -75,6 +75,12 @@ def penalty_at(penalty: PenaltyOrSchedule, count: Any, where: str) -> Penalty:
     """The penalty at step `count`."""
     if not isinstance(penalty, Penalty):
         penalty = penalty(count)
+        if is_number(penalty):
+            raise TypeError(
+                f"`{where}` got a schedule of numbers, where it needs a penalty, or a "
+                "function from the step to one. Put the number into a penalty, as in "
+                "`lambda step: L1(schedule(step))`."
+            )
         check_is_penalty(penalty, f"{where}` with a penalty schedule `step -> penalty")
     return penalty
 

@@ -94,7 +94,7 @@ def read_subgradient(penalty: Penalty, w: Array, stored: Array) -> Array:
     if psi.leaf_kink(wide) is None:
         return stored
     if wide.dtype != w.dtype:  # It held a weight, if this one is zero only now.
-        stored = psi.leaf_dual(stored, 1)
+        stored = psi.leaf_project(stored)
     s: Array = subgradient(psi, psi.leaf_domain(wide), stored)
     return s
 

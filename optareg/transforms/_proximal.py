@@ -38,6 +38,9 @@ __all__ = ["ProximalState", "proximal"]
 
 Array = jax.Array
 
+# The least threshold: what is smaller, 0 or subnormal, could not be divided by.
+LEAST = 1e-30
+
 
 class ProximalState(NamedTuple):
     """State of `proximal`.
@@ -132,6 +135,7 @@ def proximal(
     def init_fn(params: Any) -> ProximalState:
         count, inner_state = first_count(), inner.init(params)
         check_no_line_search(inner_state, "proximal")
+        check_not_proximal(inner_state)
         tree = Tree(concrete(params))
         groups = tracked(resolve_at(penalty, count, tree, "proximal"))
         nothing = [w if w is None else optax.MaskedNode() for w in tree.leaves]
@@ -213,8 +217,19 @@ def of_whole_objective(
 
 
 def positive(t: Any) -> Any:
-    """A threshold that a schedule gave may be 0, which must not divide."""
-    return jnp.maximum(t, 1e-18) if is_traced(t) or not t > 0 else t
+    """A threshold that a schedule gave may be 0, and others too small to divide by."""
+    return jnp.maximum(t, LEAST) if is_traced(t) else max(t, LEAST)
+
+
+def check_not_proximal(state: Any) -> None:
+    """Raises if the optimizer with this state has a penalty already."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ProximalState))
+    if any(isinstance(x, ProximalState) for x in leaves):
+        raise ValueError(
+            "the optimizer given to `proximal` is a `proximal` itself: the penalty "
+            "would count twice. Give the optimizer within; for a penalty on other "
+            "leaves, use `partition`."
+        )
 
 
 def check_state(state: Any, automatic: bool) -> None:

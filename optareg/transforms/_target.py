@@ -178,6 +178,11 @@ def target_sparsity(
         updates: Any, state: TargetSparsityState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TargetSparsityState]:
         need_params(params, "target_sparsity")
+        if not isinstance(state, TargetSparsityState):
+            raise TypeError(
+                "the state given to `target_sparsity` must be a `TargetSparsityState`, "
+                f"got {type(state).__name__}. Make one by `init(params)`."
+            )
         count = state.proximal.count
         tree = Tree(params)
         param_groups = tracked(resolve_at(penalty, count, tree, "target_sparsity"))
