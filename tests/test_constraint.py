@@ -124,6 +124,17 @@ def test_stationarity_is_the_distance_from_the_normal_cone():
     assert stationarity(penalty, w - 1, g) == jnp.inf
 
 
+def test_stationarity_at_an_optimum_has_all_digits():
+    penalty = constraint(P.projection_simplex)
+    c = jnp.array([0.9, 0.35, -1.0, 0.2])
+    w = penalty.prox(c, 1.0)  # Which minimises ½‖w − c‖² there.
+    assert stationarity(penalty, w, w - c) < 1e-15
+    near = penalty.prox(c.at[0].add(1e-6), 1.0)
+    np.testing.assert_allclose(
+        stationarity(penalty, near, near - c), jnp.max(jnp.abs(near - w)), rtol=1e-6
+    )
+
+
 def test_what_does_not_fit_raises():
     with pytest.raises(TypeError, match="a function that projects"):
         constraint(3.0)
