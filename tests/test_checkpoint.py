@@ -98,7 +98,7 @@ def test_what_is_restored_is_what_was_saved(folder):
         restored = checkpointer.restore(
             folder / "proximal", jax.eval_shape(lambda: carry)
         )
-    assert isinstance(restored["state"].z["bias"], optax.MaskedNode)
+    assert isinstance(restored["state"].subgradient["bias"], optax.MaskedNode)
     assert jax.tree.structure(restored) == jax.tree.structure(carry)
     for x, y in zip(jax.tree.leaves(restored), jax.tree.leaves(carry), strict=True):
         assert x.dtype == y.dtype

@@ -301,7 +301,7 @@ def test_a_parameter_without_a_gradient_stays_and_disturbs_no_other(way, penalty
     assert_same(some["kernel"], full["kernel"])
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     if way == "proximal":
-        assert_same(new_state.z["bias"], state.z["bias"])
+        assert_same(new_state.subgradient["bias"], state.subgradient["bias"])
 
 
 def test_extra_arguments_reach_the_wrapped_optimizer():
@@ -518,8 +518,8 @@ def test_decoupled_weight_decay_decays_the_weight(penalty):
     assert np.abs(bare()["kernel"] - decayed["kernel"]).max() > 1000 * ROUNDING
 
 
-def test_decoupled_weight_decay_sees_the_parameters_and_not_z():
-    """A zero weight whose z is far from zero must not be decayed."""
+def test_decoupled_weight_decay_sees_the_parameters_alone():
+    """A zero weight whose subgradient is far from zero must not be decayed."""
     adamw = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
     optimizer = proximal(adamw, L1(1.0), threshold=0.1)
     w = jnp.zeros(2)
@@ -528,7 +528,7 @@ def test_decoupled_weight_decay_sees_the_parameters_and_not_z():
         updates, state = optimizer.update(jnp.array([0.9, -0.9]), state, w)
         w = optax.apply_updates(w, updates)
     np.testing.assert_array_equal(w, 0)
-    # s settles where g + λ s = 0, and no decay of z would leave it there.
+    # s settles where g + λ s = 0, and no decay of z = w + ts would leave it there.
     for _ in range(50):
         updates, state = optimizer.update(jnp.array([0.9, -0.9]), state, w)
-    np.testing.assert_allclose(state.z, [-0.9, 0.9], rtol=1e-5)
+    np.testing.assert_allclose(state.subgradient, [-0.9, 0.9], rtol=1e-5)

@@ -231,7 +231,7 @@ def test_the_state_carries_what_half_precision_weights_round_away(dtype):
     assert distance(lambda: sgd("proximal_step", L1(ALPHA))) > 4
     assert distance(lambda: optax.sgd(ETA)) > 50
     state = sgd("proximal", L1(ALPHA)).init(first(dtype))
-    assert state.z["w"].dtype == jnp.float32
+    assert state.subgradient["w"].dtype == jnp.float32
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -70,14 +70,16 @@ def test_the_first_proximal_step_has_the_learning_rate_of_step_0():
 
 
 def test_the_first_proximal_update_has_the_threshold_of_step_0():
-    """What is left of z without its dual part is the weight in thresholds."""
-    optimizer = proximal(optax.sgd(ETA), L1(0.0), threshold=lambda step: 0.5 * 2**step)
-    w = jnp.array([3.0, -2.0])
+    """A weight at zero moves its subgradient by u/t, with the t of that step."""
+    optimizer = proximal(optax.sgd(ETA), L1(1.0), threshold=lambda step: 0.5 * 2**step)
+    w, s = jnp.zeros(2), np.zeros(2)
+    g = np.array([0.9, -0.5])
     state = optimizer.init(w)
     for i in range(4):
-        _, state = optimizer.update(jnp.zeros(2), state, w)
-        weight = (state.z - jnp.sign(w)) * 0.5 * 2**i
-        np.testing.assert_allclose(weight, w, rtol=1e-6)
+        updates, state = optimizer.update(jnp.asarray(g), state, w)
+        s = s - ETA * (g + s) / (0.5 * 2**i)
+        np.testing.assert_array_equal(updates, 0)
+        np.testing.assert_allclose(state.subgradient, s, rtol=1e-5)
         assert state.count == i + 1
 
 

@@ -277,7 +277,7 @@ def test_a_step_is_that_of_proximal_with_the_factor():
     theirs = proximal(optax.sgd(0.1), scaled, threshold=0.2)
     expected, inner = theirs.update(g, theirs.init(w), w)
     np.testing.assert_allclose(updates, expected, rtol=1e-6)
-    np.testing.assert_allclose(state.proximal.z, inner.z, rtol=1e-6)
+    np.testing.assert_allclose(state.proximal.subgradient, inner.subgradient, rtol=1e-6)
 
 
 def test_the_factor_rises_with_too_few_zeros_and_falls_with_too_many():

@@ -58,7 +58,7 @@ def test_sgd_with_proximal_step_is_ista():
 
 
 def test_proximal_follows_its_formulas(x64):
-    """Twenty steps of NumPy, in the letters of the docstring but for z times t."""
+    """Twenty steps of NumPy, in the letters of the docstring."""
     lam, b, t, rate = 0.2, 0.05, 0.03, 0.1
     target = rng.normal(size=30)
     w = rng.normal(size=30) * (rng.random(30) < 0.7)
@@ -74,7 +74,7 @@ def test_proximal_follows_its_formulas(x64):
         s = np.clip(z, -t, t) / t
         w = z - np.clip(z, -t, t)
         np.testing.assert_allclose(params, w, rtol=0, atol=1e-14)
-        np.testing.assert_allclose(np.clip(state.z, -1, 1), s, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(state.subgradient, s, rtol=0, atol=1e-12)
     assert 0 < np.sum(w == 0) < w.size
 
 

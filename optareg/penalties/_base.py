@@ -310,6 +310,15 @@ class Penalty:
                 )
         return object.__new__(cls)
 
+    def __add__(self, other: Any) -> Any:
+        """Raises what helps."""
+        raise TypeError(
+            "penalties are not added with `+`: use `partition` for other leaves, "
+            "`ElasticNet` for L1 + L2, `SparseGroupLasso` for L1 + groups."
+        )
+
+    __radd__ = __add__
+
 
 @register_penalty
 class Nothing(Penalty):
@@ -336,6 +345,7 @@ def leaf_strength(strength: Any, leaf: Array, what: str, path: Any) -> Any:
     if not is_number(strength):
         raise TypeError(
             f"{what} for the leaf at {where} must be a number, got {strength!r}."
+            + (" Give 0, or mask the leaf." if is_masked(strength) else "")
         )
     shape = np.shape(strength)
     try:

@@ -152,11 +152,8 @@ class Shifted(Penalty):
         return self.penalty.leaf_subgradient(self._from(w), at_kink)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        d = self._from(w)
-        move, new_s = self.penalty.leaf_move(d, s, u, t)
-        # To the kink exactly: p + (at − p), not p + (−(p − at)), which may round.
-        at = self.at.astype(w.dtype)
-        return jnp.where(d + move == 0, at - w, move), new_s
+        # Where it moves to the kink, w − at is taken off: at, if that is exact.
+        return self.penalty.leaf_move(self._from(w), s, u, t)
 
     def leaf_dual(self, w: Array, step: Any) -> Array:
         return self.penalty.leaf_dual(self._from(w), step)
@@ -203,4 +200,5 @@ class Shifted(Penalty):
     def _back(self, new: Array, d: Array, w: Array) -> Array:
         """The sum at + new; at itself where new is 0, and w where nothing moved."""
         at = self.at.astype(w.dtype)
+        # A sum would change the sign of −0.
         return jnp.where(new == 0, at, jnp.where(new == d, w, at + new))

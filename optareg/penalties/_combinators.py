@@ -12,7 +12,7 @@ from optareg.penalties._base import Penalty, register_penalty, static
 from optareg.penalties._choice import Choice, Chooser, as_chooser, choose
 from optareg.penalties._param_group import ParamGroup
 
-__all__ = ["Choice", "check_is_penalty", "choose", "masked", "partition"]
+__all__ = ["check_is_penalty", "masked", "partition"]
 
 PyTree = Any
 

@@ -18,7 +18,7 @@ from optareg.penalties._base import (
     check_strengths,
     strength_fields,
 )
-from optareg.penalties._combinators import Choice, choose
+from optareg.penalties._choice import Choice, choose
 
 __all__ = ["Axes", "Grouped", "Labels"]
 

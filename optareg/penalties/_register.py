@@ -125,7 +125,7 @@ def check_strengths(penalty: Any) -> None:
             getattr(penalty, field), is_leaf=is_masked
         )
         for path, strength in pairs:
-            if is_masked(strength):
+            if path and is_masked(strength):
                 continue
             at = f" at {jax.tree_util.keystr(path)}" if path else ""
             if callable(strength):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from optareg._checks import check_number, is_number
-from optareg._tree import Tree
+from optareg._tree import Tree, is_state
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty
 
@@ -77,8 +77,8 @@ def penalty_at(penalty: PenaltyOrSchedule, count: Any, where: str) -> Penalty:
         penalty = penalty(count)
         if is_number(penalty):
             raise TypeError(
-                f"`{where}` got a schedule of numbers, where it needs a penalty, or a "
-                "function from the step to one. Put the number into a penalty, as in "
+                f"`{where}` with a penalty schedule `step -> penalty` got the number "
+                f"{penalty!r} from it. Put it into a penalty, as in "
                 "`lambda step: L1(schedule(step))`."
             )
         check_is_penalty(penalty, f"{where}` with a penalty schedule `step -> penalty")
@@ -152,4 +152,9 @@ def need_params(params: Any, where: str) -> None:
     if params is None:
         raise ValueError(
             f"`{where}` needs the parameters: call `update(updates, state, params)`."
+        )
+    if is_state(params):
+        raise ValueError(
+            f"`{where}` got a state where it needs the parameters: call "
+            "`update(updates, state, params)`."
         )
