@@ -142,6 +142,12 @@ def test_positive_keeps_weights_above_at():
     np.testing.assert_array_equal(x, np.maximum(AT, W))
 
 
+def test_the_sign_of_zero_is_that_of_at():
+    at = jnp.array([-0.0, 0.0])
+    x = centered(L1(1.0), at=at).prox(jnp.array([0.5, -0.5]), 1.0)
+    np.testing.assert_array_equal(np.signbit(x), [True, False])
+
+
 def test_nan_does_not_become_at():
     w = jnp.asarray(W).at[0, 0].set(jnp.nan)
     x = centered(L1(1e3), at=AT).prox(w, 1.0)
