@@ -42,6 +42,7 @@ EXCLUDED = {
     "sophia": "needs the loss function for its Hessian, not a rate alone",
     "schedule_free": "wraps another; its SGD and AdamW are in the table",
 }
+CONSTANT = ("optimistic_adam", "rprop")  # They take no schedule.
 OPTIONS = {
     "noisy_sgd": {"seed": 0},
     "galore": {"rank": 1, "update_proj_gap": 20},
@@ -90,7 +91,7 @@ def regression() -> tuple[np.ndarray, np.ndarray]:
     return (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 
 
-def train(make: Make, penalised: bool, steps: int) -> np.ndarray:
+def train(name: str, make: Make, penalised: bool, steps: int) -> np.ndarray:
     """The last weights at each rate, shape (rates, 5, 2)."""
     X, y = (jnp.asarray(x) for x in regression())
     gram, pull = X.T @ X / len(y), X.T @ y / len(y)
@@ -103,7 +104,8 @@ def train(make: Make, penalised: bool, steps: int) -> np.ndarray:
         def schedule(count: Any) -> Any:
             return rate * 0.5 * (1 + jnp.cos(jnp.pi * count / steps))
 
-        tx = optax.with_extra_args_support(make(schedule))
+        tx = make(rate if name in CONSTANT else schedule)
+        tx = optax.with_extra_args_support(tx)
         if penalised:
             tx = proximal(tx, L1(STRENGTH))
 
@@ -120,9 +122,11 @@ def train(make: Make, penalised: bool, steps: int) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(RATES)))
 
 
-def score(make: Make, penalised: bool, solution: np.ndarray, steps: int) -> Score:
+def score(
+    name: str, make: Make, penalised: bool, solution: np.ndarray, steps: int
+) -> Score:
     """The best rate's error and support."""
-    ends = train(make, penalised, steps).reshape(len(RATES), -1)
+    ends = train(name, make, penalised, steps).reshape(len(RATES), -1)
     errors = np.nan_to_num(np.abs(ends - solution).max(1), nan=np.inf)
     best = int(np.argmin(errors))
     right = bool(np.array_equal(ends[best] != 0, solution != 0))
@@ -148,8 +152,8 @@ def main() -> None:
             continue
         begin = time.perf_counter()
         ours, own = (
-            score(make, True, sparse, steps),
-            score(make, False, dense, steps),
+            score(name, make, True, sparse, steps),
+            score(name, make, False, dense, steps),
         )
         print(
             f"| {name} | {ours.rate:.0e} | {ours.error:.0e} |"

@@ -42,7 +42,7 @@ class Optimizer(NamedTuple):
 OPTIMIZERS = {
     "sgd": Optimizer(optax.sgd, 0.1, 0.1, False, (1e-9, 1e-9)),
     "momentum": Optimizer(lambda r: optax.sgd(r, 0.9), 0.1, 0.1, False, (1e-9, 1e-9)),
-    "adam": Optimizer(optax.adam, 0.01, 0.002, True, (1e-9, 1e-3)),
+    "adam": Optimizer(optax.adam, 0.01, 1e-4, True, (1e-9, 1e-3)),
     "muon": Optimizer(optax.contrib.muon, 0.01, 3e-4, True, (1e-9, 1e-3)),
     "lion": Optimizer(optax.lion, 0.005, 1e-4, True, (1e-5, 1e-3)),
 }
