@@ -19,14 +19,17 @@ os.environ.setdefault("NUMBA_OPT", "0")
 
 # Most of their time goes into compiling, and half of that into optimizations.
 MOSTLY_COMPILING = {
+    "test_centered",
     "test_compact",
     "test_composition",
+    "test_constraint",
     "test_flax",
     "test_freeze",
     "test_goal",
     "test_groups",
     "test_minimize",
     "test_nonconvex",
+    "test_nuclear_norm",
     "test_path",
     "test_positive",
     "test_solve_odd",

@@ -60,7 +60,10 @@ def step_last(optimizer: Optimizer, penalty: Any) -> Optimizer:
 WAYS = {
     "add_penalty_gradient": gradient_first,
     "proximal_step": step_last,
-    "proximal": proximal,
+    "proximal": lambda optimizer, penalty: proximal(
+        optimizer, penalty, threshold=10 * RATE
+    ),
+    "proximal, found": proximal,
 }
 
 
@@ -97,14 +100,24 @@ def bare(name: str, params: PyTree = ONE_LEAF) -> Any:
 BOUNDS = [
     *(("proximal_step", p, o, 1.0) for p in PENALTIES for o in OPTIMIZERS),
     *(("add_penalty_gradient", p, o, 1.4) for p in PENALTIES for o in OPTIMIZERS),
-    ("proximal", "L1", "sgd", 2.4),
-    ("proximal", "L1", "adam", 1.65),
-    ("proximal", "L1", "lion", 1.8),
-    ("proximal", "ElasticNet", "sgd", 2.4),
-    # The gradient of the smooth part reads the weights, once for each moment.
-    ("proximal", "ElasticNet", "adam", 1.8),
-    ("proximal", "ElasticNet", "lion", 2.15),
+    # Where a weight stays off zero it takes the step as it is. The CPU's compiler does
+    # not fuse several results, and computes the step again for each: see
+    # `benchmarks/compiled.py` for the other platforms, where it is one more array.
+    ("proximal", "L1", "sgd", 4.05),
+    ("proximal", "L1", "adam", 2.45),
+    ("proximal", "L1", "lion", 2.35),
+    ("proximal", "ElasticNet", "sgd", 4.05),
+    ("proximal", "ElasticNet", "adam", 2.65),
+    ("proximal", "ElasticNet", "lion", 2.35),
+    # Here samples are counted as if all of the array they are taken from were read.
+    ("proximal, found", "L1", "sgd", 9.1),
+    ("proximal, found", "L1", "adam", 3.75),
+    ("proximal, found", "L1", "lion", 4.05),
 ]
+
+
+# The step and the update, in arrays of the size of the parameters; for moments one more.
+TEMPORARIES = {"proximal": 2, "proximal, found": 3}
 
 
 def known(way: str, penalty: Penalty, optimizer: Optimizer) -> Any:
@@ -131,8 +144,10 @@ def test_a_step_reads_and_writes_no_more_than(
     reference = bare(optimizer)
     allowed = bound * bytes_accessed(reference) + SCALARS
     assert bytes_accessed(program) <= allowed
-    if optimizer != "lion":  # Lion itself has temporaries, as it reads its old moment.
-        assert temporary_bytes(program) <= temporary_bytes(reference) + SCALARS
+    if optimizer != "lion":  # It has temporaries, as it reads its old moment.
+        arrays = TEMPORARIES.get(way, 0)
+        allowed = temporary_bytes(reference) + 4 * SIZE * arrays + 20 * SCALARS
+        assert temporary_bytes(program) <= allowed
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -140,7 +155,7 @@ def test_proximal_with_a_smooth_penalty_costs_what_its_gradient_costs(
     optimizer: str,
 ) -> None:
     inner = OPTIMIZERS[optimizer]
-    wrapped = known("proximal", L2(0.1), inner).compile()
+    wrapped = known("proximal, found", L2(0.1), inner).compile()
     chained = known("add_penalty_gradient", L2(0.1), inner).compile()
     assert bytes_accessed(wrapped) <= bytes_accessed(chained) + SCALARS
     assert temporary_bytes(wrapped) <= temporary_bytes(chained) + SCALARS
@@ -177,10 +192,11 @@ def test_leaves_left_out_by_a_mask_cost_nothing(way: str, optimizer: str) -> Non
 
     extra = bytes_accessed(two) - bytes_accessed(bare_two)
     assert extra <= bytes_accessed(one) - bytes_accessed(bare_one) + SCALARS
-    assert temporary_bytes(two) <= temporary_bytes(bare_two) + SCALARS
+    arrays = 4 * SIZE * TEMPORARIES.get(way, 0) + 20 * SCALARS
+    assert temporary_bytes(two) <= temporary_bytes(bare_two) + arrays
     stored = state_bytes(WAYS[way](inner, on_kernel), TWO_LEAVES)
     stored -= state_bytes(inner, TWO_LEAVES)
-    assert stored <= 4 * SIZE * (way == "proximal") + SCALARS
+    assert stored <= 4 * SIZE * way.startswith("proximal") + SCALARS
 
 
 # The compile time, by what it grows with: the size of the program for each leaf.
@@ -190,10 +206,12 @@ SIZES = [
     ("add_penalty_gradient", L1(0.1), 1.35, 1.45),
     ("proximal_step", L1(0.1), 1.3, 1.25),
     ("proximal", L2(0.1), 1.2, 1.3),
-    ("proximal", L1(0.1), 2.15, 2.05),
-    ("proximal", masked(L1(0.1), by_path("w")), 2.15, 2.05),
-    ("proximal", masked(L1(0.1), by_path("nothing")), 1.0, 1.0),
-    ("proximal", ElasticNet(0.1, 0.1), 2.3, 2.3),
+    ("proximal", L1(0.1), 2.2, 2.05),
+    ("proximal", masked(L1(0.1), by_path("w")), 2.2, 2.05),
+    ("proximal", masked(L1(0.1), False), 1.0, 1.0),
+    ("proximal", ElasticNet(0.1, 0.1), 2.35, 2.3),
+    ("proximal, found", L2(0.1), 1.2, 1.3),
+    ("proximal, found", L1(0.1), 4.5, 8.2),
 ]
 
 

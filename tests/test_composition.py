@@ -243,8 +243,9 @@ def test_tree_map_params_maps_what_is_like_the_parameters(way, penalty):
         is_leaf=lambda x: isinstance(x, optax.MaskedNode),
     )
     assert jax.tree.structure(marked) == jax.tree.structure(state)
-    like = {(13, 3): "like kernel", (3,): "like bias", (): "else"}
-    assert jax.tree.leaves(marked) == [like[x.shape] for x in jax.tree.leaves(state)]
+    like = {(13, 3): "like kernel", (3,): "like bias"}
+    expected = [like.get(x.shape, "else") for x in jax.tree.leaves(state)]
+    assert jax.tree.leaves(marked) == expected
 
 
 @every_way
@@ -257,15 +258,15 @@ def test_tree_map_params_reaches_into_optax_wrappers(way):
     doubled = optax.tree.map_params(optimizer, lambda x: x + 1, state)
     assert jax.tree.structure(doubled) == jax.tree.structure(state)
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(doubled), strict=True):
-        np.testing.assert_array_equal(y, x + (x.ndim > 0))
+        np.testing.assert_array_equal(y, x + (x.shape in [(13, 3), (3,)]))
 
 
 def test_the_state_of_a_wrapped_optimizer_is_found_by_name():
     optimizer = proximal(optax.adam(RATE), L1(0.3))
     params, state = train(optimizer, steps=5)
     assert optax.tree.get(state, "mu")["kernel"].shape == params["kernel"].shape
-    z = optax.tree.get(state, "z")
-    assert jax.tree.map(jnp.shape, z) == jax.tree.map(jnp.shape, params)
+    s = optax.tree.get(state, "subgradient")
+    assert jax.tree.map(jnp.shape, s) == jax.tree.map(jnp.shape, params)
 
 
 @every_pair
@@ -318,7 +319,10 @@ def test_extra_arguments_reach_the_wrapped_optimizer():
     params = jnp.ones(3)
     state = optimizer.init(params)
     optimizer.update(params, state, params, value=2.0, step_size=3.0)
-    assert seen == [(params, 2.0, {"step_size": 3.0})]
+    # The value is that of the whole objective.
+    (given, value, others), *rest = seen
+    assert given is params and others == {"step_size": 3.0} and not rest
+    np.testing.assert_allclose(value, 2.0 + 0.1 * 3, rtol=1e-6)
 
 
 def test_an_optimizer_that_follows_the_loss_does_so_when_wrapped():
@@ -350,6 +354,10 @@ def test_unknown_extra_arguments_do_no_harm(way, penalty):
         return optax.apply_updates(params, updates), state
 
     optimizer = WAYS[way](PENALTIES[penalty])
+    if way == "add_penalty_gradient":
+        with pytest.raises(ValueError, match="line search would see the loss without"):
+            train(optimizer, step=step_with_more)
+        return
     assert_same(train(optimizer, step=step_with_more), plain(way, penalty))
 
 
@@ -494,13 +502,19 @@ def test_a_coordinate_of_strength_zero_is_not_penalised(way, traced):
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
+    # A found threshold is that of the whole leaf.
+    def wrap(penalty):
+        if way != "proximal":
+            return WAYS[way](penalty)
+        return proximal(optax.adam(RATE), penalty, threshold=0.1)
+
     def by_array(strength):
-        return train(WAYS[way](L1({"kernel": strength, "bias": 0.0})))[0]
+        return train(wrap(L1({"kernel": strength, "bias": 0.0})))[0]
 
     strength = jnp.where(jnp.arange(13) < 6, 0.0, 0.3)[:, None]
     whole = (jax.jit(by_array) if traced else by_array)(strength)
     penalty = masked(L1(0.3), by_path("rest"))
-    parts, _ = train(WAYS[way](penalty), params=split(start()), step=step_on_parts)
+    parts, _ = train(wrap(penalty), params=split(start()), step=step_on_parts)
     assert_close(whole, join(parts), atol=ROUNDING, zeros=False)
     if way != "add_penalty_gradient":
         assert number_of_zeros(parts["rest"]) > number_of_zeros(parts["free"])

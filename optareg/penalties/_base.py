@@ -137,6 +137,10 @@ class Penalty:
         """The least c ≥ 0 with −g in c ∂R(0), ∞ if there is none: by bisection."""
         return _fallbacks.dual_norm(self, g)
 
+    def leaf_center(self, w: Array) -> Array:
+        """Where all of a leaf is at its kink: zero, by default."""
+        return jnp.zeros_like(w)
+
     def leaf_zeros(self, w: Array) -> Array | None:
         """What is at its kink, a bool for each entry or group; None: not to count."""
         return self.leaf_kink(w)

@@ -145,6 +145,10 @@ class Shifted(Penalty):
     def leaf_kink(self, w: Array) -> Array | None:
         return self.penalty.leaf_kink(self._from(w))
 
+    def leaf_center(self, w: Array) -> Array:
+        center: Array = self.at.astype(w.dtype) + self.penalty.leaf_center(w)
+        return center
+
     def leaf_zeros(self, w: Array) -> Array | None:
         return self.penalty.leaf_zeros(self._from(w))
 

@@ -130,7 +130,7 @@ def check_strengths(penalty: Any) -> None:
             at = f" at {jax.tree_util.keystr(path)}" if path else ""
             if callable(strength):
                 raise TypeError(
-                    f"`{field}` of {name}{at} must be a number, got the function "
+                    f"`{field}` of {name}{at} must be a real number, got the function "
                     f"{strength!r}. A schedule goes around the penalty, as in "
                     f"`lambda step: {name}(schedule(step))`."
                 )

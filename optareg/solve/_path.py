@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from optareg._checks import check_number
+from optareg._checks import check_number, is_traced
 from optareg._tree import Tree, path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty, cover
 from optareg.penalties._combinators import check_is_penalty, masked
@@ -285,7 +285,10 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     def at_zero(leaves: Sequence[Array]) -> list[Array]:
         """The arrays with all that is penalised at zero."""
         pairs = zip(norms, leaves, strict=True)
-        return [x if n is None else jnp.where(acts(n), 0, x) for n, x in pairs]
+        return [
+            x if n is None else jnp.where(acts(n), n.leaf_center(x), x)
+            for n, x in pairs
+        ]
 
     leaves = list(arrays(tree, param_groups))
     # Arrays that are penalised all over have nothing to solve for.
@@ -306,7 +309,13 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         if norm is not None
     ]
     dtype = widest(*(s.dtype for s in sizes))
-    return jnp.max(jnp.stack([s.astype(dtype) for s in sizes]))
+    result = jnp.max(jnp.stack([s.astype(dtype) for s in sizes]))
+    if not is_traced(result) and jnp.isposinf(result):
+        raise ValueError(
+            f"no multiple of {penalty!r} makes all that it penalises zero: it leaves "
+            "something free, as total variation does the mean of a line."
+        )
+    return result
 
 
 def check_gives_zeros(rest: Penalty, group: ParamGroup, tree: Tree) -> None:

@@ -7,7 +7,6 @@ import optax
 
 from optareg._tree import Tree, is_masked
 from optareg.transforms._arguments import (
-    check_no_line_search,
     check_optimizer,
     need_params,
 )
@@ -67,11 +66,6 @@ def freeze_zeros(
     """
     inner = check_optimizer(optimizer, "freeze_zeros")
 
-    def init_fn(params: Any) -> Any:
-        state = inner.init(params)
-        check_no_line_search(state, "freeze_zeros")
-        return state
-
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, Any]:
@@ -83,7 +77,7 @@ def freeze_zeros(
         u = tree.match(steps, "the updates of the wrapped optimizer")
         return tree.build(map(on_support, u, tree.leaves)), state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
 def on_support(x: Any, w: Any) -> Any:

@@ -143,7 +143,9 @@ def proximal(
         return ProximalState(
             count=count,
             subgradient=tree.build(s),
-            statistics=Statistics.first(len(s)) if threshold is None else (),
+            statistics=Statistics.first(len(s) if groups else 0)
+            if threshold is None
+            else (),
             inner_state=inner_state,
         )
 
@@ -153,7 +155,8 @@ def proximal(
         need_params(params, "proximal")
         check_state(state, threshold is None)
         tree, count = Tree(params), state.count
-        groups = resolve_at(penalty, count, tree, "proximal")
+        now = penalty_at(penalty, count, "proximal")
+        groups = now.resolve(tree)
         kept = tracked(groups)
         g = tree.match(updates, "`updates`")
         stored = tree.match(state.subgradient, "the state of `proximal`")
@@ -163,15 +166,11 @@ def proximal(
         h = in_param_groups(groups, whole_gradient, g, g, tree.leaves, s)
         leaves = leaves_of(kept, tree.leaves, stored, s)
         find: Automatic | Given = (
-            Automatic.of(state.statistics, count, leaves, h)
+            Automatic.of(statistics_of(state, kept, tree), count, leaves, h)
             if threshold is None
             else Given(positive(scalar_at(threshold, count, "`threshold`")))
         )
-        extra_args = of_whole_objective(
-            extra_args,
-            lambda: penalty_at(penalty, count, "proximal").value(params),
-            tree.build(h),
-        )
+        extra_args = of_whole_objective(extra_args, now.value, params, tree.build(h))
         steps, inner_state = inner.update(
             tree.build(h), state.inner_state, params, **extra_args
         )
@@ -193,24 +192,27 @@ def proximal(
 
 
 def of_whole_objective(
-    extra_args: dict[str, Any], value: Callable[[], Array], h: Any
+    extra_args: dict[str, Any], value: Callable[[Any], Array], params: Any, h: Any
 ) -> dict[str, Any]:
     """What an optimizer is told of the loss, told of loss + penalty.
 
-    `value` gets the penalty's added, `grad` becomes h. Functions of parameters would
-    need the penalty too; an optimizer that calls them is refused in `init`, unless it
-    is unknown, so they are refused here.
+    `value` gets the penalty's added, `value_fn` too, and `grad` becomes h. A gradient
+    at other parameters would need another subgradient: `grad_fn` is refused.
     """
     result = dict(extra_args)
-    for name in ("value_fn", "grad_fn"):
-        if result.get(name) is not None:
-            raise ValueError(
-                f"`proximal` got `{name}`: an optimizer that evaluates the loss itself "
-                "would see it without the penalty. Leave the argument out, and use an "
-                "optimizer that needs gradients alone, or `minimize`."
-            )
+    if result.get("grad_fn") is not None:
+        raise ValueError(
+            "`proximal` got `grad_fn`: an optimizer that takes gradients elsewhere "
+            "than at the parameters would have them without the penalty's. Use another "
+            "optimizer, or `minimize`."
+        )
     if result.get("value") is not None:
-        result["value"] = result["value"] + value()
+        result["value"] = result["value"] + value(params)
+    if result.get("value_fn") is not None:
+        value_fn = result["value_fn"]
+        result["value_fn"] = lambda w, *args, **kwargs: (
+            value_fn(w, *args, **kwargs) + value(w)
+        )
     if result.get("grad") is not None:
         result["grad"] = h
     return result
@@ -247,6 +249,22 @@ def check_state(state: Any, automatic: bool) -> None:
             f"but this one has {kinds[automatic]} threshold. Use the same, or start "
             "anew by `init(params)`."
         )
+
+
+def statistics_of(
+    state: ProximalState, kept: list[ParamGroup], tree: Tree
+) -> Statistics:
+    """Those of the state; new ones if nothing was tracked before."""
+    n, has = len(tree.leaves), len(state.statistics.step)
+    if kept and has == 0:
+        return Statistics.first(n)
+    if has not in (0, n):
+        raise ValueError(
+            f"the state of `proximal` is of {has} leaves, but the parameters have {n}. "
+            "Give the parameters that made the state, or start anew by `init(params)`."
+        )
+    result: Statistics = state.statistics
+    return result
 
 
 def with_new_leaves(stored: list[Any], kept: list[ParamGroup], tree: Tree) -> list[Any]:

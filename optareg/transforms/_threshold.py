@@ -51,7 +51,7 @@ class Statistics(NamedTuple):
 
     @classmethod
     def first(cls, n: int) -> "Statistics":
-        """Of n leaves, before the first step."""
+        """Of n leaves, before the first step; of none where nothing is tracked."""
         return cls(*(jnp.zeros(n, jnp.float32) for _ in cls._fields))
 
     def see_gradients(self, sizes: Sequence[Any], count: Array) -> "Statistics":
@@ -64,7 +64,7 @@ class Statistics(NamedTuple):
         """With the rms of u of each leaf; None where it is not known yet."""
         average = averaged(self.step, sizes)
         largest = forgetting(self.largest_step, average, count)
-        known = jnp.asarray([size is not None for size in sizes])
+        known = jnp.asarray([size is not None for size in sizes], bool)
         return self._replace(
             step=jnp.where(known, average, self.step),
             largest_step=jnp.where(known, largest, self.largest_step),
