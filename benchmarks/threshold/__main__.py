@@ -63,7 +63,7 @@ def row(name: str, runs: Sequence[Case], found: Sequence[Result]) -> str:
 def table(
     name: str, rows: Sequence[Problem], runs: Sequence[Case], wrap: Wrap
 ) -> tuple[int, int, list[str]]:
-    """Prints the table of one optimizer; returns how many runs, how many meet the goal, the rest."""
+    """Prints a table; returns how many runs, how many meet the goal, and failures."""
     optimizer = OPTIMIZERS[name]
     heads = [f"{schedule} {scale}" for schedule in SCHEDULES for scale in SCALES]
     print(f"\n**{name}**\n\n|  | " + " | ".join(heads) + " |")
@@ -106,9 +106,8 @@ def main() -> None:
     for name in chosen.optimizers:
         here, good, wrong = table(name, rows, cases(chosen.quick), wrap)
         count, met, failed = count + here, met + good, failed + wrong
-    print(
-        f"\n{met} of {count} runs meet the goal, {count - len(failed)} it or 10 × bare.\n"
-    )
+    near = count - len(failed)
+    print(f"\n{met} of {count} runs meet the goal, {near} it or 10 × bare.\n")
     for line in failed:
         print(f"- {line}")
 
