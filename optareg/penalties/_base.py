@@ -111,6 +111,14 @@ class Penalty:
         """The member of ∂R at its kink nearest to s."""
         return s
 
+    def leaf_noise(self, w: Array) -> Any:
+        """How long a step is in what R couples, over R's weight, in steps of an entry.
+
+        For a group of n entries √n over its weight. Of `scaled` penalties alone.
+        """
+        del w
+        return 1.0
+
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         """W' − w and s' for z = w + ts + u, w' = prox_tR(z), s' = (z − w')/t.
 

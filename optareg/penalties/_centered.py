@@ -172,6 +172,9 @@ class Shifted(Penalty):
     def leaf_largest_subgradient(self) -> Any:
         return self.penalty.leaf_largest_subgradient()
 
+    def leaf_noise(self, w: Array) -> Any:
+        return self.penalty.leaf_noise(w)
+
     def leaf_nearest(self, w: Array, g: Array) -> Array:
         return self.penalty.leaf_nearest(self._from(w), g)
 

@@ -71,6 +71,12 @@ class GroupLasso(Grouped, Norm):
         zero, slope = (self.grouping.spread(x, w) for x in (zero, slope))
         return jnp.where(zero, at_kink, w * slope)
 
+    def leaf_noise(self, w: Array) -> Any:
+        if self.size_scaled:
+            return 1.0
+        sizes = np.sqrt(self.grouping.sizes(w.shape))
+        return self.grouping.spread(jnp.asarray(sizes, w.real.dtype), w)
+
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         return move_of_groups(
             w,

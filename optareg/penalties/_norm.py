@@ -16,8 +16,8 @@ __all__ = ["Norm", "move_of_groups"]
 Array = jax.Array
 
 # How many times a group's own size T is at most, where the group is not zero. Larger
-# values suppress more noise, and turn groups more slowly (`benchmarks/threshold.py`).
-SIDEWAYS = 10.0
+# values suppress more noise, and turn groups more slowly (`benchmarks/minibatches.py`).
+SIDEWAYS = 30.0
 TINY = 1e-37
 
 

@@ -7,9 +7,12 @@ an average over about ten steps, and their forgetting maxima M and G::
     t_k = 3 √min(k, 30,000) M_k + 2 λ r_u / r_h          for λψ, in units of the weights
     t_k = 3 √min(k, 30,000) M_k / max(λ, G_k) + 2 r_u / r_h      for other penalties
 
+G is that of h − s there, and 3 is 1 where such a penalty couples entries. For groups
+the first term is multiplied by √size over the weight of a group.
+
 The second term is the optimizer's own step size times the strength, as in proximal
 gradient descent. The first averages the noise of gradients over ever more steps, as
-dual averaging does. Both are measured, not proven; `benchmarks/threshold.py`.
+dual averaging does. Both are measured, not proven: `python benchmarks/threshold`.
 """
 
 import math
@@ -27,6 +30,8 @@ __all__ = ["Automatic", "Given", "Statistics"]
 Array = jax.Array
 
 AVERAGING, STEPS, DECAY = 3.0, 2.0, 0.9
+# What couples entries without a bound on s has a shorter average.
+COUPLED = 3.0
 # A longer average has no fewer zeros that flip, and takes longer to forget: after
 # 60,000 steps a changed problem is found again in 2/3 of the steps with this bound.
 LONGEST = 30_000
@@ -54,11 +59,14 @@ class Statistics(NamedTuple):
         """Of n leaves, before the first step; of none where nothing is tracked."""
         return cls(*(jnp.zeros(n, jnp.float32) for _ in cls._fields))
 
-    def see_gradients(self, sizes: Sequence[Any], count: Array) -> "Statistics":
-        """With the rms of h of each leaf."""
-        average = averaged(self.gradient, sizes)
-        largest = forgetting(self.largest_gradient, average, count)
-        return self._replace(gradient=average, largest_gradient=largest)
+    def see_gradients(
+        self, sizes: Sequence[Any], largest: Sequence[Any], count: Array
+    ) -> "Statistics":
+        """With the rms of h of each leaf, and that of which the maximum is kept."""
+        return self._replace(
+            gradient=averaged(self.gradient, sizes),
+            largest_gradient=forgetting(self.largest_gradient, stacked(largest), count),
+        )
 
     def see_steps(self, sizes: Sequence[Any], count: Array) -> "Statistics":
         """With the rms of u of each leaf; None where it is not known yet."""
@@ -135,11 +143,15 @@ class Automatic(NamedTuple):
     ) -> "Automatic":
         """With the gradients that the optimizer is about to see."""
         sizes: list[Any] = [None] * len(statistics.step)
+        largest = list(sizes)
         for leaf in leaves:
             here = leaf.group.join(h)
             if not is_masked(here):
-                sizes[leaf.group.at[0]] = rms(sample(here))
-        statistics = statistics.see_gradients(sizes, count)
+                i, seen = leaf.group.at[0], sample(here)
+                sizes[i] = rms(seen)
+                # Of what s must balance, where s itself may be as large as it needs.
+                largest[i] = sizes[i] if leaf.scaled else rms(seen - sample(leaf.s))
+        statistics = statistics.see_gradients(sizes, largest, count)
         samples = [
             (sample(leaf.start), sample(leaf.s), sample(at_kink(leaf, leaf.start)))
             if leaf.scaled
@@ -177,8 +189,11 @@ class Automatic(NamedTuple):
         averaging, steps, largest = self.terms[i]
         dtype = jnp.finfo(leaf.start.dtype).dtype  # type: ignore[no-untyped-call]
         if leaf.scaled:
-            t = averaging.astype(dtype) + steps.astype(dtype) * leaf.strength
+            noise = averaging.astype(dtype) * leaf.psi.leaf_noise(leaf.start)
+            t = noise + steps.astype(dtype) * leaf.strength
         else:
+            if not leaf.psi.entrywise:
+                averaging = averaging / COUPLED
             strength = leaf.psi.leaf_largest_subgradient()
             largest = jnp.maximum(largest, strength)
             t = averaging / jnp.where(largest > 0, largest, jnp.inf) + steps
@@ -209,9 +224,16 @@ def averaged(before: Array, sizes: Sequence[Any]) -> Array:
     """The average with what is new; the first that is not 0 is taken whole."""
     if not sizes:
         return before
-    zero = jnp.float32(0)
-    new = jnp.stack([zero if size is None else size for size in sizes])
+    new = stacked(sizes)
     return jnp.where(before > 0, DECAY * before + (1 - DECAY) * new, new)
+
+
+def stacked(sizes: Sequence[Any]) -> Array:
+    """The sizes in one array, 0 where there is none."""
+    zero = jnp.float32(0)
+    if not sizes:
+        return jnp.zeros(0, jnp.float32)
+    return jnp.stack([zero if size is None else size for size in sizes])
 
 
 def forgetting(largest: Array, now: Array, count: Array) -> Array:
