@@ -206,10 +206,10 @@ SIZES = [
     ("add_penalty_gradient", L1(0.1), 1.35, 1.45),
     ("proximal_step", L1(0.1), 1.3, 1.25),
     ("proximal", L2(0.1), 1.2, 1.3),
-    ("proximal", L1(0.1), 2.3, 2.3),
-    ("proximal", masked(L1(0.1), by_path("w")), 2.3, 2.3),
+    ("proximal", L1(0.1), 2.3, 2.65),
+    ("proximal", masked(L1(0.1), by_path("w")), 2.3, 2.65),
     ("proximal", masked(L1(0.1), False), 1.0, 1.0),
-    ("proximal", ElasticNet(0.1, 0.1), 2.5, 2.5),
+    ("proximal", ElasticNet(0.1, 0.1), 2.5, 2.85),
     ("proximal, found", L2(0.1), 1.2, 1.3),
     ("proximal, found", L1(0.1), 4.5, 8.2),
 ]

@@ -106,12 +106,14 @@ class L1(Norm):
             return move_of_groups(
                 w, s, u, t, t * self.strength, self.strength, lambda x: x, lambda x: x
             )
+        # (In this order, as w' reads s', compilers keep all of it in one pass.)
         v = w + u
-        stays = jnp.sign(v) * jnp.sign(w) > 0
-        share = s + v / t
+        z = v + t * s
+        share = z / t
         new = jnp.clip(share, -self.strength, self.strength)
-        end = jnp.where(jnp.abs(share) <= self.strength, 0, v - t * (new - s))
-        return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
+        end = jnp.where(new == share, 0, z - t * new)
+        stays = jnp.sign(w) * jnp.sign(v) > 0
+        return jnp.where(stays, v, end) - w, new
 
     def leaf_dual_norm(self, g: Array) -> Array:
         penalised = self.strength > 0

@@ -36,6 +36,7 @@ class Leaf(NamedTuple):
       psi: ψ.
       w: the parameters.
       start: the same, unrounded and within the domain of ψ.
+      everywhere: whether ψ is finite everywhere, so that `start` is `w`, unrounded.
       s: the tracked subgradient.
       stored: what the state holds of it.
     """
@@ -45,6 +46,7 @@ class Leaf(NamedTuple):
     psi: Penalty
     w: Array
     start: Array
+    everywhere: bool
     s: Array
     stored: Array
 
@@ -62,8 +64,10 @@ def leaves_of(
     for group in kept:
         strength, psi = rest_of(group.penalty).unit()
         w, kept_of_it, now = (group.join(x) for x in (params, stored, s))
-        start = psi.leaf_domain(unrounded(psi, w, kept_of_it))
-        leaves.append(Leaf(group, strength, psi, w, start, now, kept_of_it))
+        wide = unrounded(psi, w, kept_of_it)
+        start = psi.leaf_domain(wide)
+        everywhere = start is wide
+        leaves.append(Leaf(group, strength, psi, w, start, everywhere, now, kept_of_it))
     return leaves
 
 
@@ -146,7 +150,8 @@ def move_leaf(leaf: Leaf, u: Any, t: Any) -> tuple[Any, Any]:
     known = isinstance(strength, (np.ndarray, np.generic))
     acts = bool(np.all(strength > 0)) if known else False
     t = bounded(t, rest_of(leaf.group.penalty).weak_convexity())
-    move, new = moved(leaf.psi, strength, leaf.w, leaf.start, leaf.s, u, t, acts)
+    here = (leaf.psi, strength, leaf.w, leaf.start, leaf.s, u, t)
+    move, new = moved(*here, acts=acts, everywhere=leaf.everywhere)
     return move, new
 
 
@@ -157,7 +162,7 @@ def bounded(t: Any, weak_convexity: Any) -> Any:
     return jnp.minimum(t, 0.5 / jnp.maximum(weak_convexity, 1e-30)).astype(t.dtype)
 
 
-@functools.partial(jax.jit, inline=True, static_argnames="acts")
+@functools.partial(jax.jit, inline=True, static_argnames=("acts", "everywhere"))
 def moved(
     psi: Penalty,
     strength: Any,
@@ -167,6 +172,7 @@ def moved(
     u: Array,
     t: Any,
     acts: bool,
+    everywhere: bool,
 ) -> tuple[Array, Array]:
     """Returns w' − w and s'; `acts`: the strength is known to be positive."""
     wide, step = widen(w), widen(u)
@@ -180,7 +186,8 @@ def moved(
             new = jnp.where(some, new, psi.leaf_gradient(wide + step))
     end = start + move
     if wide.dtype == w.dtype:
-        move = jnp.where(start == wide, move, end - wide)
+        if not everywhere:
+            move = jnp.where(start == wide, move, end - wide)
         return move.astype(widest(w.dtype, u.dtype)), new
     rounded = widen(end.astype(w.dtype))
     kink = psi.leaf_kink(rounded)
