@@ -116,7 +116,7 @@ BOUNDS = [
 ]
 
 
-# The step and the update, in arrays of the size of the parameters; for moments one more.
+# In arrays of the size of the parameters: the step, the update, and one for moments.
 TEMPORARIES = {"proximal": 2, "proximal, found": 3}
 
 

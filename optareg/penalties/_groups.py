@@ -218,7 +218,8 @@ class Mixture(Norm):
 
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
         # In a group that is not zero, the L1 part alone decides at zero entries.
-        some = self.group.leaf_coupled_max(jnp.abs(w)) != 0  # Not `> 0`: NaN stays NaN.
+        most = self.group.grouping.max(jnp.abs(w))
+        some = self.group.grouping.spread(most, w) != 0  # Not `> 0`: NaN stays NaN.
         l1 = self.strength * self.share
         inner = self.l1.leaf_dual(at_kink, l1)
         of_l1 = jnp.where(w == 0, inner, l1 * jnp.sign(w))

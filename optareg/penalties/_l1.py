@@ -164,8 +164,8 @@ class NonNegative(Penalty):
         return self.strength
 
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
-        strength = jnp.broadcast_to(jnp.asarray(self.strength, w.dtype), w.shape)
-        return jax.lax.select(w == 0, jnp.minimum(at_kink, strength), strength)
+        strength = jnp.asarray(self.strength, w.dtype)
+        return jnp.where(w == 0, jnp.minimum(at_kink, strength), strength)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         v = w + u

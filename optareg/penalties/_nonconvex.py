@@ -76,8 +76,7 @@ class FoldedConcave(Penalty):
 
     def rest_slope(self, r: Array) -> Array:
         """The derivative of the concave part."""
-        flat = jnp.broadcast_to(-self.strength, r.shape)
-        return self._pieces(r, -(r - self.start) / self.kappa, flat)
+        return self._pieces(r, -(r - self.start) / self.kappa, -self.strength)
 
     def _pieces(self, r: Array, bent: Array, flat: Array) -> Array:
         """Zero up to where the bend starts, and `flat` from its end on."""
