@@ -155,6 +155,7 @@ def need_params(params: Any, where: str) -> None:
         )
     if is_state(params):
         raise ValueError(
-            f"`{where}` got a state where it needs the parameters: call "
+            f"`{where}` got a state where it needs the parameters, beside `updates`: "
+            "are the state and the parameters swapped? Call "
             "`update(updates, state, params)`."
         )
