@@ -179,7 +179,8 @@ def moved(
     move, new = psi.leaf_move(start, s, step, t)
     if not acts:
         # Without a strength the weight moves as if unwrapped, to the last bit.
-        some = strength > 0
+        # (Multiplied to be of the shape and sharding of the leaf.)
+        some = strength * jnp.ones_like(wide.real) > 0
         start = jnp.where(some, start, wide)
         move = jnp.where(some, move, step)
         if psi.leaf_kink(wide) is None:
