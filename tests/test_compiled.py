@@ -110,9 +110,9 @@ BOUNDS = [
     ("proximal", "ElasticNet", "adam", 2.65),
     ("proximal", "ElasticNet", "lion", 2.35),
     # Here samples are counted as if all of the array they are taken from were read.
-    ("proximal, found", "L1", "sgd", 10.4),
-    ("proximal, found", "L1", "adam", 3.95),
-    ("proximal, found", "L1", "lion", 4.3),
+    ("proximal, found", "L1", "sgd", 11.1),
+    ("proximal, found", "L1", "adam", 4.25),
+    ("proximal, found", "L1", "lion", 4.6),
 ]
 
 
@@ -211,7 +211,7 @@ SIZES = [
     ("proximal", masked(L1(0.1), False), 1.0, 1.0),
     ("proximal", ElasticNet(0.1, 0.1), 2.5, 2.85),
     ("proximal, found", L2(0.1), 1.2, 1.3),
-    ("proximal, found", L1(0.1), 4.7, 9.0),
+    ("proximal, found", L1(0.1), 5.0, 10.0),
 ]
 
 
