@@ -116,8 +116,8 @@ BOUNDS = [
 ]
 
 
-# In arrays of the size of the parameters: the step and the update, and two for moments.
-TEMPORARIES = {"proximal": 2, "proximal, found": 4}
+# In arrays of the size of the parameters: the step, the update; moments; a traced strength.
+TEMPORARIES = {"proximal": 2, "proximal, found": 5}
 
 
 def known(way: str, penalty: Penalty, optimizer: Optimizer) -> Any:
