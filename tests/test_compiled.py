@@ -116,7 +116,7 @@ BOUNDS = [
 ]
 
 
-# In arrays of the size of the parameters: the step, the update; moments; a traced strength.
+# In arrays of the size of the parameters: step, update, moments, a traced strength.
 TEMPORARIES = {"proximal": 2, "proximal, found": 5}
 
 
