@@ -95,32 +95,38 @@ def move_of_groups(
       total: from entries to the sum over each group.
       spread: from a number for each group to one for each entry.
     """
-    v, z = w + u, w + t * s + u
-    size_w, size_v, size_u, size_z = (root(total(square(x))) for x in (w, v, u, z))
-    along = total((u * jnp.conj(w)).real)
+    size_w = root(total(square(w)))
     some = size_w > 0
+    off_zero = spread(some)
+    # One array holds what is needed of u and s: what follows reads w and it, and the
+    # sums over groups are of those two. All other sizes follow from them.
+    q = jnp.where(off_zero, u, w + t * s + u)
+    along, size_q = total((q * jnp.conj(w)).real), root(total(square(q)))
     one = jnp.where(some, size_w, 1)
+    size_v = root(jnp.maximum(size_w**2 + 2 * along + size_q**2, 0))
     near = jnp.minimum(radius, SIDEWAYS * jnp.maximum(size_w, size_v))
     # ‖z‖² − (ρ + T)², as z = v + Td = (ρ + T)d + u.
-    growth = 2 * (one + near) * (along / one) + size_u**2
+    growth = 2 * (one + near) * (along / one) + size_q**2
     size = root(jnp.maximum((one + near) ** 2 + growth, 0))
     e = growth / jnp.maximum(size + one + near, TINY)
-    vanishes = jnp.where(some, one + e <= 0, size_z <= radius)
+    vanishes = jnp.where(some, one + e <= 0, size_q <= radius)
     share = near / jnp.maximum(size, TINY)
-    left = 1 - radius / jnp.where(size_z == 0, 1, size_z)
-    some, vanishes, share, e, left, whole, one, each = map(
-        spread, (some, vanishes, share, e, left, radius, one, weights)
+    left = 1 - radius / jnp.where(size_q == 0, 1, size_q)
+    size_end = jnp.where(some, one + e, size_q * left)
+    slope = weights / jnp.where(size_end == 0, 1, size_end)
+    vanishes, share, e, left, slope, whole, one, each = map(
+        spread, (vanishes, share, e, left, slope, radius, one, weights)
     )
     d = w / one
-    off = jnp.where(some, v - share * (u - e * d), z * left)
-    end = jnp.where(vanishes, 0, off)
-    size_end = spread(root(total(square(off))))
+    step = q - share * (q - e * d)
+    end = jnp.where(off_zero, w + step, q * left)
     # Of the whole T, so that t (s' − s) is what of u is not in w' − w.
-    at_zero = jnp.where(some, (v / jnp.maximum(whole, TINY) + d) * each, z / t)
-    slope = each / jnp.where(size_end == 0, 1, size_end)
-    new = jnp.where(vanishes, at_zero, off * slope)
-    move = jnp.where(some & ~vanishes, u - share * (u - e * d), end - w)
-    return move, new
+    at_zero = jnp.where(
+        off_zero, ((w + q) / jnp.maximum(whole, TINY) + d) * each, q / t
+    )
+    new = jnp.where(vanishes, at_zero, end * slope)
+    other = jnp.where(vanishes, 0, end) - w
+    return jnp.where(off_zero & ~vanishes, step, other), new
 
 
 def square(x: Array) -> Array:

@@ -166,7 +166,7 @@ def proximal(
         h = in_param_groups(groups, whole_gradient, g, g, tree.leaves, s)
         leaves = leaves_of(kept, tree.leaves, stored, s)
         find: Automatic | Given = (
-            Automatic.of(statistics_of(state, kept, tree), count, leaves, h)
+            Automatic.of(statistics_of(state, kept, tree), count, leaves, g, h)
             if threshold is None
             else Given(positive(scalar_at(threshold, count, "`threshold`")))
         )

@@ -21,9 +21,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optareg._tree import is_masked, real, widen
-from optareg.transforms._leaf import Leaf
+from optareg.penalties._base import ParamGroup, Penalty
+from optareg.transforms._leaf import (
+    Leaf,
+    leaves_of,
+    read_subgradient,
+    rest_of,
+    whole_gradient,
+)
 
 __all__ = ["Automatic", "Given", "Statistics"]
 
@@ -92,6 +100,47 @@ def at_kink(leaf: Leaf, w: Array) -> Array:
     return jnp.ones(w.shape, bool) if kink is None else kink
 
 
+def sampled_first(leaf: Leaf) -> bool:
+    """Whether h and s of a sample follow from samples of what the leaf is given."""
+    smooth, _ = leaf.group.penalty.split()
+    kept = smooth is None and leaf.stored.dtype == leaf.w.dtype
+    return leaf.scaled and (leaf.psi.entrywise or kept)
+
+
+def few_strengths(leaf: Leaf) -> Penalty:
+    """The penalty for a sample of a leaf."""
+
+    def of_field(x: Any) -> Any:
+        return sample(jnp.broadcast_to(x, leaf.w.shape)) if np.ndim(x) else x
+
+    result: Penalty = jax.tree.map(of_field, leaf.group.penalty)
+    return result
+
+
+def kink_of_sample(leaf: Leaf, w: Array) -> Array:
+    """`at_kink` for a sample of the weights `w`."""
+    if not sampled_first(leaf):
+        return sample(at_kink(leaf, w))
+    _, psi = rest_of(few_strengths(leaf)).unit()
+    return at_kink(leaf._replace(psi=psi), sample(w))
+
+
+def few_entries(leaf: Leaf, g: Any) -> tuple[Leaf, Any]:
+    """A sample of a `sampled_first` leaf, and of h there; None if there is no gradient.
+
+    From samples of what the step is given, not of what it computes: those would be
+    arrays of the size of the leaf that are written and read for their samples only.
+    Of groups, s is what the last step left, as if nobody had changed w since.
+    """
+    w, stored = sample(leaf.w), sample(leaf.stored)
+    penalty = few_strengths(leaf)
+    s = read_subgradient(penalty, w, stored) if leaf.psi.entrywise else stored
+    (few,) = leaves_of([ParamGroup(penalty, (0,))], [w], [stored], [s])
+    if is_masked(g):
+        return few, None
+    return few, whole_gradient(penalty, sample(g), w, s)
+
+
 class Given(NamedTuple):
     """The threshold of all leaves, as it was given."""
 
@@ -139,25 +188,30 @@ class Automatic(NamedTuple):
         statistics: Statistics,
         count: Array,
         leaves: Sequence[Leaf],
+        g: Sequence[Any],
         h: Sequence[Any],
     ) -> "Automatic":
-        """With the gradients that the optimizer is about to see."""
+        """With the gradients h that the optimizer is about to see; g is the loss's."""
         sizes: list[Any] = [None] * len(statistics.step)
         largest = list(sizes)
+        samples: list[Any] = []
         for leaf in leaves:
-            here = leaf.group.join(h)
-            if not is_masked(here):
-                i, seen = leaf.group.at[0], sample(here)
+            i, seen, before = leaf.group.at[0], None, None
+            if sampled_first(leaf):
+                few, seen = few_entries(leaf, leaf.group.join(g))
+                before = few.start, few.s, at_kink(few, few.start)
+            else:
+                if not is_masked(leaf.group.join(h)):
+                    seen = sample(leaf.group.join(h))
+                if leaf.scaled:
+                    kink = at_kink(leaf, leaf.start)
+                    before = sample(leaf.start), sample(leaf.s), sample(kink)
+            if seen is not None:
                 sizes[i] = rms(seen)
                 # Of what s must balance, where s itself may be as large as it needs.
                 largest[i] = sizes[i] if leaf.scaled else rms(seen - sample(leaf.s))
+            samples.append(before)
         statistics = statistics.see_gradients(sizes, largest, count)
-        samples = [
-            (sample(leaf.start), sample(leaf.s), sample(at_kink(leaf, leaf.start)))
-            if leaf.scaled
-            else None
-            for leaf in leaves
-        ]
         first = cls(statistics, count, [], samples)
         # So that arrays are read before they are overwritten in place, not copied.
         barrier: Any = jax.lax.optimization_barrier
@@ -215,7 +269,7 @@ class Automatic(NamedTuple):
                 t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
                 by_s = t * (sample(leaf.group.join(new)) - s)
                 # Off the kink s follows from w, and all of the step is in w.
-                by_s = jnp.where(was | sample(at_kink(leaf, end)), by_s, 0)
+                by_s = jnp.where(was | kink_of_sample(leaf, end), by_s, 0)
                 sizes[leaf.group.at[0]] = rms(sample(end) - w + by_s)
         return self.statistics.see_steps(sizes, self.count)
 
@@ -243,13 +297,18 @@ def forgetting(largest: Array, now: Array, count: Array) -> Array:
 
 
 def sample(x: Array) -> Array:
-    """At most some thousand entries, evenly spaced."""
+    """At most some thousand entries, evenly spaced along every axis.
+
+    Not along the first ones only: a matrix would be represented by one row, that is by
+    one input, which may be dead.
+    """
     if x.size <= SAMPLE:
         return x
-    need, strides = x.size / SAMPLE, []
-    for n in x.shape:
-        strides.append(int(min(n, max(1, math.ceil(need)))))
-        need /= strides[-1]
+    left, axes, strides = float(SAMPLE), x.ndim, [1] * x.ndim
+    for axis in sorted(range(x.ndim), key=lambda axis: x.shape[axis]):
+        most = max(1, int(left ** (1 / axes) + 1e-6))
+        strides[axis] = math.ceil(x.shape[axis] / most)
+        left, axes = left / math.ceil(x.shape[axis] / strides[axis]), axes - 1
     return jax.lax.slice(x, (0,) * x.ndim, x.shape, tuple(strides))
 
 
