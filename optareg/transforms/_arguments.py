@@ -111,7 +111,7 @@ def check_no_line_search(state: Any, where: str) -> None:
     )
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds))
     if any(isinstance(x, kinds) for x in leaves):
-        raise ValueError(
+        raise TypeError(
             f"`{where}` got an optimizer with a line search, which looks for the least"
             " loss along a step: not for that of loss + penalty after the prox. Use "
             "one without, such as `optax.lbfgs(learning_rate, linesearch=None)`, or "

@@ -107,10 +107,10 @@ def proximal(
 
     Raises:
       TypeError: an argument is of another kind, or a penalised leaf is not floating or
-        complex; the state is of another transformation.
+        complex; the state is of another transformation; the optimizer searches along
+        a line, for which it must evaluate the loss.
       ValueError: `threshold` is not positive and finite; `params` is missing, or
-        strengths, updates or the state do not fit it; the optimizer searches along a
-        line, for which it must evaluate the loss.
+        strengths, updates or the state do not fit it.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from optareg import L1, proximal
