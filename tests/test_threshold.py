@@ -27,7 +27,7 @@ from optareg import (
     stationarity,
 )
 from optareg.penalties import register_penalty
-from optareg.transforms._threshold import Statistics, rms, sample
+from optareg.transforms._statistics import Statistics, rms, sample
 from problems import regression_data
 
 SCALES = {"1e-4": 1e-4, "1": 1.0, "100": 100.0}

@@ -32,7 +32,8 @@ from optareg.transforms._leaf import (
     tracked,
     whole_gradient,
 )
-from optareg.transforms._threshold import Automatic, Given, Statistics
+from optareg.transforms._statistics import Statistics
+from optareg.transforms._threshold import Automatic, Given
 
 __all__ = ["ProximalState", "proximal"]
 
@@ -176,15 +177,16 @@ def proximal(
         )
         u = tree.match(steps, "the updates of the wrapped optimizer")
         moves, new = list(u), list(stored)
-        find = find.with_steps(leaves, u)
-        for i, leaf in enumerate(leaves):
-            move, new_s = move_leaf(leaf, leaf.group.join(u), find.threshold(i, leaf))
+        find = find.with_steps(u)
+        thresholds = [find.threshold(i, leaf) for i, leaf in enumerate(leaves)]
+        for leaf, t in zip(leaves, thresholds, strict=True):
+            move, new_s = move_leaf(leaf, leaf.group.join(u), t)
             leaf.group.put(move, moves, tree.leaves)
             leaf.group.put(new_s, new, tree.leaves)
         return tree.build(moves), ProximalState(
             count=optax.safe_increment(count),
             subgradient=tree.build(new),
-            statistics=find.after(leaves, moves, new),
+            statistics=find.after(moves, new, thresholds),
             inner_state=inner_state,
         )
 

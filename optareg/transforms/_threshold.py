@@ -15,8 +15,7 @@ gradient descent. The first averages the noise of gradients over ever more steps
 dual averaging does. Both are measured, not proven: `python benchmarks/threshold`.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,66 +31,25 @@ from optareg.transforms._leaf import (
     rest_of,
     whole_gradient,
 )
+from optareg.transforms._statistics import (
+    Statistics,
+    alike,
+    apart,
+    sample,
+    sums,
+    together,
+)
 
-__all__ = ["Automatic", "Given", "Statistics"]
+__all__ = ["Automatic", "Given"]
 
 Array = jax.Array
 
-AVERAGING, STEPS, DECAY = 3.0, 2.0, 0.9
+AVERAGING, STEPS = 3.0, 2.0
 # What couples entries without a bound on s has a shorter average.
 COUPLED = 3.0
 # A longer average has no fewer zeros that flip, and takes longer to forget: after
 # 60,000 steps a changed problem is found again in 2/3 of the steps with this bound.
 LONGEST = 30_000
-# The sizes of large leaves are those of so many of their entries.
-SAMPLE = 4096
-
-
-class Statistics(NamedTuple):
-    """Sizes of steps and gradients, each of shape (number of leaves,), in float32.
-
-    Attributes:
-      step: r_u, the average of the rms of the optimizer's steps.
-      gradient: r_h, that of the gradients it saw.
-      largest_step: M, the forgetting maximum of `step`.
-      largest_gradient: G, that of `gradient`.
-    """
-
-    step: Array
-    gradient: Array
-    largest_step: Array
-    largest_gradient: Array
-
-    @classmethod
-    def first(cls, n: int) -> "Statistics":
-        """Of n leaves, before the first step; of none where nothing is tracked."""
-        return cls(*(jnp.zeros(n, jnp.float32) for _ in cls._fields))
-
-    def see_gradients(
-        self, sizes: Sequence[Any], largest: Sequence[Any], count: Array
-    ) -> "Statistics":
-        """With the rms of h of each leaf, and that of which the maximum is kept."""
-        return self._replace(
-            gradient=averaged(self.gradient, sizes),
-            largest_gradient=forgetting(self.largest_gradient, stacked(largest), count),
-        )
-
-    def see_steps(self, sizes: Sequence[Any], count: Array) -> "Statistics":
-        """With the rms of u of each leaf; None where it is not known yet."""
-        average = averaged(self.step, sizes)
-        largest = forgetting(self.largest_step, average, count)
-        known = jnp.asarray([size is not None for size in sizes], bool)
-        return self._replace(
-            step=jnp.where(known, average, self.step),
-            largest_step=jnp.where(known, largest, self.largest_step),
-        )
-
-    def terms(self, count: Array) -> tuple[Array, Array]:
-        """3 √k M and 2 r_u / r_h of each leaf."""
-        k = jnp.minimum(count.astype(jnp.float32) + 1, LONGEST)
-        # In parts of the larger one, so that a quotient overflows only if it must.
-        ratio = self.step / jnp.where(self.gradient > 0, self.gradient, jnp.inf)
-        return AVERAGING * jnp.sqrt(k) * self.largest_step, STEPS * ratio
 
 
 def at_kink(leaf: Leaf, w: Array) -> Array:
@@ -117,38 +75,14 @@ def few_strengths(leaf: Leaf) -> Penalty:
     return result
 
 
-def kink_of_sample(leaf: Leaf, w: Array) -> Array:
-    """`at_kink` for a sample of the weights `w`."""
-    if not sampled_first(leaf):
-        return sample(at_kink(leaf, w))
-    _, psi = rest_of(few_strengths(leaf)).unit()
-    return at_kink(leaf._replace(psi=psi), sample(w))
-
-
-def few_entries(leaf: Leaf, g: Any) -> tuple[Leaf, Any]:
-    """A sample of a `sampled_first` leaf, and of h there; None if there is no gradient.
-
-    From samples of what the step is given, not of what it computes: those would be
-    arrays of the size of the leaf that are written and read for their samples only.
-    Of groups, s is what the last step left, as if nobody had changed w since.
-    """
-    w, stored = sample(leaf.w), sample(leaf.stored)
-    penalty = few_strengths(leaf)
-    s = read_subgradient(penalty, w, stored) if leaf.psi.entrywise else stored
-    (few,) = leaves_of([ParamGroup(penalty, (0,))], [w], [stored], [s])
-    if is_masked(g):
-        return few, None
-    return few, whole_gradient(penalty, sample(g), w, s)
-
-
 class Given(NamedTuple):
     """The threshold of all leaves, as it was given."""
 
     t: Any
 
-    def with_steps(self, leaves: Sequence[Leaf], u: Sequence[Any]) -> "Given":
+    def with_steps(self, u: Sequence[Any]) -> "Given":
         """It is the same, whatever the steps."""
-        del leaves, u
+        del u
         return self
 
     def threshold(self, i: int, leaf: Leaf) -> Any:
@@ -156,31 +90,38 @@ class Given(NamedTuple):
         del i
         return real(self.t, leaf.start)
 
-    def after(self, leaves: Any, moves: Any, new: Any) -> tuple[()]:
+    def after(self, moves: Any, new: Any, thresholds: Any) -> tuple[()]:
         """No statistics."""
-        del leaves, moves, new
+        del moves, new, thresholds
         return ()
 
 
 class Automatic(NamedTuple):
     """The thresholds found so far within an update.
 
-    Of `scaled` penalties the steps are seen after the update, from w + ts of a sample,
-    before and after: then the compiled update reads and writes as much as with a
-    given threshold. (A sample of u would make it compute u twice.) Of other penalties,
-    whose subgradient has no bound, they are seen before.
+    Of `scaled` penalties, what a step shows is seen after the update and serves the
+    next one: its steps follow from w + ts of a sample, before and after. Then the
+    compiled update reads and writes as much as with a given threshold. (A sample of u
+    would make it compute u twice.) Of other penalties, whose subgradient has no bound,
+    it is seen before, and serves at once.
 
     Attributes:
-      statistics: with this step's gradients, and those of its steps that are known.
+      statistics: of the steps before this one, and of this one where it was seen.
       count: the number of updates so far.
-      terms: the two terms of t for each leaf.
-      samples: of w, s and the kink before the update, for each leaf that is `scaled`.
+      leaves: the parameter groups with a nonsmooth penalty.
+      thresholds: t for each of `leaves`; None where it is not known yet.
+      kinds: which of `leaves` are alike, of those that are `scaled`.
+      samples: for each kind, samples of its leaves before the update.
+      gradients: h for each of `leaves`.
     """
 
     statistics: Statistics
     count: Array  # type: ignore[assignment]
-    terms: list[Any]
+    leaves: Sequence[Leaf]
+    thresholds: list[Any]
+    kinds: list[list[int]]
     samples: list[Any]
+    gradients: list[Any]
 
     @classmethod
     def of(
@@ -192,143 +133,176 @@ class Automatic(NamedTuple):
         h: Sequence[Any],
     ) -> "Automatic":
         """With the gradients h that the optimizer is about to see; g is the loss's."""
-        sizes: list[Any] = [None] * len(statistics.step)
-        largest = list(sizes)
-        samples: list[Any] = []
-        for leaf in leaves:
-            i, seen, before = leaf.group.at[0], None, None
-            if sampled_first(leaf):
-                few, seen = few_entries(leaf, leaf.group.join(g))
-                before = few.start, few.s, at_kink(few, few.start)
-            else:
-                if not is_masked(leaf.group.join(h)):
-                    seen = sample(leaf.group.join(h))
-                if leaf.scaled:
-                    kink = at_kink(leaf, leaf.start)
-                    before = sample(leaf.start), sample(leaf.s), sample(kink)
-            if seen is not None:
-                sizes[i] = rms(seen)
-                # Of what s must balance, where s itself may be as large as it needs.
-                largest[i] = sizes[i] if leaf.scaled else rms(seen - sample(leaf.s))
-            samples.append(before)
-        statistics = statistics.see_gradients(sizes, largest, count)
-        first = cls(statistics, count, [], samples)
+        joined = [leaf.group.join(h) for leaf in leaves]
+        few = {
+            i: before(leaf, leaf.group.join(g), joined[i])
+            for i, leaf in enumerate(leaves)
+            if leaf.scaled and not is_masked(joined[i])
+        }
+        kinds = alike(few)
+        samples = [together([few[i] for i in at], count) for at in kinds]
         # So that arrays are read before they are overwritten in place, not copied.
         barrier: Any = jax.lax.optimization_barrier
-        result: Automatic = barrier(first._with_terms(leaves))
-        return result
+        nothing = [None] * len(leaves)
+        first = cls(statistics, count, leaves, nothing, kinds, barrier(samples), joined)
+        return first._find(scaled=True)
 
-    def _with_terms(self, leaves: Sequence[Leaf]) -> "Automatic":
-        averaging, steps = self.statistics.terms(self.count)
-        largest = self.statistics.largest_gradient
-        at = [leaf.group.at[0] for leaf in leaves]
-        return self._replace(terms=[(averaging[i], steps[i], largest[i]) for i in at])
-
-    def with_steps(self, leaves: Sequence[Leaf], u: Sequence[Any]) -> "Automatic":
-        """With the steps of the leaves that are not `scaled`."""
-        sizes: list[Any] = [None] * len(self.statistics.step)
-        for leaf in leaves:
-            here = leaf.group.join(u)
-            if not leaf.scaled and not is_masked(here):
-                sizes[leaf.group.at[0]] = rms(sample(here))
-        if all(size is None for size in sizes):
+    def _find(self, scaled: bool) -> "Automatic":
+        """With t of the leaves that are `scaled`, or of those that are not."""
+        at = [i for i, leaf in enumerate(self.leaves) if leaf.scaled == scaled]
+        if not at:
             return self
-        statistics = self.statistics.see_steps(sizes, self.count)
-        new = self._replace(statistics=statistics)._with_terms(leaves)
-        pairs = zip(leaves, self.terms, new.terms, strict=True)
-        return new._replace(terms=[a if leaf.scaled else b for leaf, a, b in pairs])
+        rule = of_scaled if scaled else of_others
+        leaves = [self.leaves[i] for i in at]
+        result = list(self.thresholds)
+        found = thresholds(rule, self.statistics, self.count, leaves)
+        for i, t in zip(at, found, strict=True):
+            result[i] = t
+        return self._replace(thresholds=result)
+
+    def with_steps(self, u: Sequence[Any]) -> "Automatic":
+        """With the steps of the leaves that are not `scaled`."""
+        seen = []
+        for leaf, h in zip(self.leaves, self.gradients, strict=True):
+            here = leaf.group.join(u)
+            if not (leaf.scaled or is_masked(h) or is_masked(here)):
+                few = sample(h)
+                arrays = few, sample(here), few - sample(leaf.s)
+                seen.append((leaf.group.at[:1], sums(*arrays)[None]))
+        statistics = self.statistics.see(seen, self.count)
+        new = self._replace(statistics=statistics)
+        return new._find(scaled=False)
 
     def threshold(self, i: int, leaf: Leaf) -> Any:
         """The threshold of a leaf: one for each strength, if it has many."""
-        averaging, steps, largest = self.terms[i]
-        dtype = jnp.finfo(leaf.start.dtype).dtype  # type: ignore[no-untyped-call]
-        if leaf.scaled:
-            noise = averaging.astype(dtype) * leaf.psi.leaf_noise(leaf.start)
-            t = noise + steps.astype(dtype) * leaf.strength
-        else:
-            if not leaf.psi.entrywise:
-                averaging = averaging / COUPLED
-            strength = leaf.psi.leaf_largest_subgradient()
-            largest = jnp.maximum(largest, strength)
-            t = averaging / jnp.where(largest > 0, largest, jnp.inf) + steps
-        # Nothing is known before the first step.
-        return jnp.where(t > 0, t, 1).astype(dtype)
+        return self.thresholds[i].astype(leaf.start.real.dtype)
 
     def after(
-        self, leaves: Sequence[Leaf], moves: Sequence[Any], new: Sequence[Any]
+        self, moves: Sequence[Any], new: Sequence[Any], thresholds: Sequence[Any]
     ) -> Statistics:
-        """The statistics with the steps of the leaves that are `scaled`."""
-        sizes: list[Any] = [None] * len(self.statistics.step)
-        for i, leaf in enumerate(leaves):
-            move = leaf.group.join(moves)
-            if leaf.scaled and not is_masked(move):
-                w, s, was = self.samples[i]
+        """The statistics with what was seen of the leaves that are `scaled`."""
+
+        def after_of(i: int) -> Any:
+            leaf, t = self.leaves[i], thresholds[i]
+            move, end = leaf.group.join(moves), leaf.start
+            if not is_masked(move):
                 # With w, as the caller adds it: the compiler then has this sum already.
-                end = leaf.start + widen(move)
-                t = self.threshold(i, leaf)
-                t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
-                by_s = t * (sample(leaf.group.join(new)) - s)
-                # Off the kink s follows from w, and all of the step is in w.
-                by_s = jnp.where(was | kink_of_sample(leaf, end), by_s, 0)
-                sizes[leaf.group.at[0]] = rms(sample(end) - w + by_s)
-        return self.statistics.see_steps(sizes, self.count)
+                end = end + widen(move)
+            return after(leaf, end, leaf.group.join(new), t)
+
+        seen = []
+        for at, samples in zip(self.kinds, self.samples, strict=True):
+            then = together([after_of(i) for i in at], self.count)
+            f = from_given if sampled_first(self.leaves[at[0]]) else from_computed
+            seen.append(
+                ([self.leaves[i].group.at[0] for i in at], jax.vmap(f)(samples, then))
+            )
+        return self.statistics.see(seen, self.count)
 
 
-def averaged(before: Array, sizes: Sequence[Any]) -> Array:
-    """The average with what is new; the first that is not 0 is taken whole."""
-    if not sizes:
-        return before
-    new = stacked(sizes)
-    return jnp.where(before > 0, DECAY * before + (1 - DECAY) * new, new)
+def of_scaled(
+    averaging: Any, steps: Any, largest: Any, noise: Any, strength: Any
+) -> Any:
+    """The threshold of penalties that are `scaled`."""
+    del largest
+    return averaging * noise + steps * strength
 
 
-def stacked(sizes: Sequence[Any]) -> Array:
-    """The sizes in one array, 0 where there is none."""
-    zero = jnp.float32(0)
-    if not sizes:
-        return jnp.zeros(0, jnp.float32)
-    return jnp.stack([zero if size is None else size for size in sizes])
+def of_others(
+    averaging: Any, steps: Any, largest: Any, shorter: Any, least: Any
+) -> Any:
+    """The threshold of other penalties."""
+    largest = jnp.maximum(largest, least)
+    return averaging / jnp.where(largest > 0, shorter * largest, jnp.inf) + steps
 
 
-def forgetting(largest: Array, now: Array, count: Array) -> Array:
-    """The forgetting maximum."""
-    k = count.astype(jnp.float32) + 1
-    return jnp.maximum(now, largest * (k / (k + 1)))
+def factors_of(leaf: Leaf) -> tuple[Any, Any]:
+    """What the rule needs to know of a leaf; numbers, or one for each entry."""
+    if leaf.scaled:
+        return leaf.psi.leaf_noise(leaf.start), leaf.strength
+    shorter = 1.0 if leaf.psi.entrywise else COUPLED
+    return shorter, leaf.psi.leaf_largest_subgradient()
 
 
-def sample(x: Array) -> Array:
-    """At most some thousand entries, evenly spaced along every axis.
+def thresholds(
+    rule: Callable[..., Any],
+    statistics: Statistics,
+    count: Array,
+    leaves: Sequence[Leaf],
+) -> list[Array]:
+    """The threshold of each leaf: one for each strength, if it has many."""
+    at = np.array([leaf.group.at[0] for leaf in leaves])
+    step, gradient, largest_step, largest = (x[at] for x in statistics)
+    k = jnp.minimum(count.astype(jnp.float32) + 1, LONGEST)
+    averaging = AVERAGING * jnp.sqrt(k) * largest_step
+    # In parts of the larger one, so that a quotient overflows only if it must.
+    steps = STEPS * (step / jnp.where(gradient > 0, gradient, jnp.inf))
+    terms = averaging, steps, largest
 
-    Not along the first ones only: a matrix would be represented by one row, that is by
-    one input, which may be dead.
+    factors = [factors_of(leaf) for leaf in leaves]
+    # What is one number is computed for all leaves at once, what has entries for each.
+    alone = [i for i, (a, b) in enumerate(factors) if np.ndim(a) or np.ndim(b)]
+    together = [(0.0, 0.0) if i in alone else ab for i, ab in enumerate(factors)]
+    columns = [
+        jnp.stack([jnp.asarray(x, jnp.float32) for x in column])
+        for column in zip(*together, strict=True)
+    ]
+    n, here = len(leaves), np.array(alone, int)
+    numbers = [known_or_one(rule(*terms, *columns)), *(x[here] for x in terms)]
+    result = apart(jnp.concatenate(numbers) if alone else numbers[0], count)
+    for j, i in enumerate(alone):
+        terms_here = result[n + j :: len(alone)]
+        result[i] = known_or_one(rule(*terms_here, *factors[i]))
+    return result[:n]
+
+
+def known_or_one(t: Any) -> Any:
+    """One before the first step, when nothing is known."""
+    return jnp.where(t > 0, t, 1)
+
+
+def before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
+    """Samples of a leaf that is `scaled`, before it changes."""
+    if sampled_first(leaf):
+        return few_strengths(leaf), sample(leaf.w), sample(leaf.stored), sample(g)
+    kink = at_kink(leaf, leaf.start)
+    return sample(h), sample(leaf.start), sample(leaf.s), sample(kink)
+
+
+def after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
+    """Samples of it after that, and its threshold."""
+    t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
+    if sampled_first(leaf):
+        return sample(end), sample(new), t
+    return sample(end), sample(new), t, sample(at_kink(leaf, end))
+
+
+def from_given(before: Any, after: Any) -> Array:
+    """`sums` of h and u = w' − w + t(s' − s), from samples of what the step was given.
+
+    Not of what it computes: those would be arrays of the size of the leaf that are
+    written and read for their samples only. Of groups, s is what the last step left, as
+    if nobody had changed w since.
     """
-    if x.size <= SAMPLE:
-        return x
-    left, axes, strides = float(SAMPLE), x.ndim, [1] * x.ndim
-    for axis in sorted(range(x.ndim), key=lambda axis: x.shape[axis]):
-        most = max(1, int(left ** (1 / axes) + 1e-6))
-        strides[axis] = math.ceil(x.shape[axis] / most)
-        left, axes = left / math.ceil(x.shape[axis] / strides[axis]), axes - 1
-    return jax.lax.slice(x, (0,) * x.ndim, x.shape, tuple(strides))
+    penalty, w, stored, g = before
+    end, new, t = after
+    entrywise = rest_of(penalty).entrywise
+    s = read_subgradient(penalty, w, stored) if entrywise else stored
+    (leaf,) = leaves_of([ParamGroup(penalty, (0,))], [w], [stored], [s])
+    by_s = t * (new - s)
+    if not entrywise:
+        # Off its kink a group turns without passing through t.
+        by_s = jnp.where(at_kink(leaf, leaf.start) | at_kink(leaf, end), by_s, 0)
+    return sums(whole_gradient(penalty, g, w, s), end - leaf.start + by_s)
 
 
-def rms(x: Array) -> Array:
-    """The root mean square of the finite entries, a float32; 0 if there are none.
+def from_computed(before: Any, after: Any) -> Array:
+    """The same, from samples of what the step computed.
 
-    Within `shard_map`, that over all shards.
+    Off the kink the state may hold a weight: s follows from w, and all of the step is
+    in w.
     """
-    size = jnp.abs(x)
-    finite = jnp.isfinite(size)
-    size = jnp.where(finite, size, 0)
-    total, n = jnp.sum(size * size), jnp.sum(finite).astype(size.dtype)
-    most = jnp.max(size, initial=0)
-    axes = tuple(getattr(jax.typeof(x), "vma", ()))
-    if axes:
-        lax: Any = jax.lax
-        total, n = lax.psum((total, n), axes)
-        most = lax.pmax(most, axes)
-    root = jnp.sqrt(total / jnp.maximum(n, 1))
-    # Squares overflow, or are 0, long before their roots do.
-    least = jnp.finfo(total.dtype).tiny * 1e4  # type: ignore[no-untyped-call]
-    good = jnp.isfinite(total) & (total > least)
-    return jnp.where(good, root, most).astype(jnp.float32)
+    h, w, s, kink = before
+    end, new, t, kink_after = after
+    by_s = jnp.where(kink | kink_after, t * (new - s), 0)
+    return sums(h, end - w + by_s)

@@ -1,0 +1,231 @@
+"""Sizes of steps and gradients, leaf by leaf, from which the threshold is found.
+
+Each is a root mean square over a sample of a leaf, averaged over about ten steps.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optareg._tree import widen, widest
+
+__all__ = ["Statistics", "apart", "rms", "sample", "sums"]
+
+Array = jax.Array
+
+DECAY = 0.9
+# The sizes of large leaves are those of so many of their entries.
+SAMPLE = 4096
+# So many leaves of one kind are seen together, for the sake of compile time.
+MANY = 64
+# Squares overflow, or are 0, long before their roots do: so they are summed thrice.
+SMALLER, LARGER = 2.0**-64, 2.0**64
+
+
+# Some leaves, and what was seen of them: for each the `sums` of h and of u. A third row
+# may have those of what s must balance, of which the largest is kept. By default that
+# is h. Where s may be as large as it needs, it is h without s.
+Seen = tuple[Sequence[int], Array]
+
+
+class Statistics(NamedTuple):
+    """Sizes of steps and gradients, each of shape (number of leaves,), in float32.
+
+    Attributes:
+      step: r_u, the average of the rms of the optimizer's steps.
+      gradient: r_h, that of the gradients it saw.
+      largest_step: M, the forgetting maximum of `step`.
+      largest_gradient: G, that of the gradients that s must balance.
+    """
+
+    step: Array
+    gradient: Array
+    largest_step: Array
+    largest_gradient: Array
+
+    @classmethod
+    def first(cls, n: int) -> "Statistics":
+        """Of n leaves, before the first step; of none where nothing is tracked."""
+        return cls(*(jnp.zeros(n, jnp.float32) for _ in cls._fields))
+
+    def see(self, seen: Sequence[Seen], count: Array) -> "Statistics":
+        """With what was seen of some leaves."""
+        if not seen:
+            return self
+        n = len(self.step)
+        order = np.concatenate([at for at, _ in seen])
+        place = np.full(n, len(order))
+        place[order] = np.arange(len(order))
+
+        def with_rows(self: Statistics, rows: Sequence[Array]) -> Statistics:
+            nothing = jnp.zeros_like(rows[0][:1])
+            total = jnp.concatenate([*rows, nothing])[place]
+            return self._with(total, place < len(order), count)
+
+        result: Statistics = compiled_alone(
+            with_rows, lambda self, rows: self, count, self, [rows for _, rows in seen]
+        )
+        return result
+
+    def _with(self, total: Array, known: np.ndarray, count: Array) -> "Statistics":
+        """With `total`, of shape (leaves, 2 or 3, 4), for the leaves that are known."""
+        sizes = root_of_mean(total)
+        gradient = averaged(self.gradient, sizes[:, 0])
+        step = averaged(self.step, sizes[:, 1])
+        balanced = sizes[:, 2] if sizes.shape[1] > 2 else sizes[:, 0]
+        new = Statistics(
+            step=step,
+            gradient=gradient,
+            largest_step=forgetting(self.largest_step, step, count),
+            largest_gradient=forgetting(self.largest_gradient, balanced, count),
+        )
+        if known.all():
+            return new
+        result: Statistics = jax.tree.map(
+            lambda a, b: jnp.where(known, a, b), new, self
+        )
+        return result
+
+
+def averaged(before: Array, new: Array) -> Array:
+    """The average with what is new; the first that is not 0 is taken whole."""
+    return jnp.where(before > 0, DECAY * before + (1 - DECAY) * new, new)
+
+
+def forgetting(largest: Array, now: Array, count: Array) -> Array:
+    """The forgetting maximum."""
+    k = count.astype(jnp.float32) + 1
+    return jnp.maximum(now, largest * (k / (k + 1)))
+
+
+def sample(x: Array) -> Array:
+    """At most some thousand entries, evenly spaced along every axis.
+
+    Not along the first ones only: a matrix would be represented by one row, that is by
+    one input, which may be dead.
+    """
+    if x.size <= SAMPLE:
+        return x
+    left, axes, strides = float(SAMPLE), x.ndim, [1] * x.ndim
+    for axis in sorted(range(x.ndim), key=lambda axis: x.shape[axis]):
+        most = max(1, int(left ** (1 / axes) + 1e-6))
+        strides[axis] = math.ceil(x.shape[axis] / most)
+        left, axes = left / math.ceil(x.shape[axis] / strides[axis]), axes - 1
+    return jax.lax.slice(x, (0,) * x.ndim, x.shape, tuple(strides))
+
+
+def sums(*arrays: Array) -> Array:
+    """The number of finite entries, and the sums of their squares at three scales.
+
+    Of arrays of one shape; the result has a row of four for each. One reduction, and so
+    one kernel and one all-reduce for a leaf. Within `shard_map`, the sums over all
+    shards.
+    """
+    dtype = widest(*(widen(x).real.dtype for x in arrays))
+    x = jnp.stack([jnp.abs(x).astype(dtype) for x in arrays])[:, None]
+    shape = (4,) + (1,) * arrays[0].ndim
+    scales = np.array([0, SMALLER, 1, LARGER], x.dtype).reshape(shape)
+    ones = np.array([1, 0, 0, 0], x.dtype).reshape(shape)
+    squares = jnp.where(jnp.isfinite(x), jnp.square(x * scales + ones), 0)
+    total = jnp.sum(squares, axis=tuple(range(2, x.ndim)))
+    axes = tuple(getattr(jax.typeof(x), "vma", ()))
+    if axes:
+        total = jax.lax.psum(total, axes)  # type: ignore[no-untyped-call]
+    return total.astype(jnp.float32)
+
+
+def root_of_mean(total: Array) -> Array:
+    """The rms for each row of `sums`; 0 where no entry is finite."""
+    n = jnp.maximum(total[..., 0], 1)
+    smaller, plain, larger = (jnp.sqrt(total[..., i] / n) for i in (1, 2, 3))
+    least = float(jnp.finfo(jnp.float32).tiny) * 1e4  # type: ignore[no-untyped-call]
+    plain = jnp.where(jnp.isfinite(plain), plain, smaller / SMALLER)
+    return jnp.where(total[..., 2] > least, plain, larger / LARGER)
+
+
+def rms(x: Array) -> Array:
+    """The root mean square of the finite entries, a float32; 0 if there are none."""
+    return root_of_mean(sums(x))[0]
+
+
+def alike(things: Mapping[int, Any]) -> list[list[int]]:
+    """The keys of what is of one structure and shape, if there are many of it.
+
+    Others stand alone: on several devices, arrays of several leaves in one might be
+    moved from one to another.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for i, thing in things.items():
+        leaves, structure = jax.tree.flatten(thing)
+        kind = structure, tuple(jax.typeof(x) for x in leaves)
+        kinds.setdefault(kind, []).append(i)
+    result = []
+    for same in kinds.values():
+        result += [same] if len(same) >= MANY else [[i] for i in same]
+    return result
+
+
+def together(things: Sequence[Any], count: Array) -> Any:
+    """Things of one structure and shape as one, with a first axis for which it is."""
+    if len(things) == 1:
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], things[0])
+
+    def stack(things: Any) -> Any:
+        return jax.tree.map(lambda *x: jnp.stack(x), *things)
+
+    def other(things: Any) -> Any:
+        n = len(things)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), things[0])
+
+    return compiled_alone(stack, other, count, jax.tree.map(jnp.asarray, things))
+
+
+def apart(x: Array, count: Array) -> list[Array]:
+    """The entries of x, of shape (n,), each an array of its own.
+
+    Each is read by an index that stands in memory. With x[i], whatever uses it would be
+    compiled once for each i; now it is compiled once for all leaves of one shape.
+    """
+
+    def with_index(x: Array, count: Array) -> tuple[Array, Array]:
+        # Unsigned: JAX takes no negative index for one from the end.
+        return x, jnp.minimum(count, 0).astype(jnp.uint32)
+
+    def other(x: Array, count: Array) -> tuple[Array, Array]:
+        return -x, jnp.abs(count).astype(jnp.uint32)
+
+    # `none` is 0, which the compiler does not know.
+    x, none = compiled_alone(with_index, other, count, x, count)
+
+    def entry(i: int) -> Array:
+        index = jnp.asarray(np.array([i, i + 1], np.uint32))
+        here: Array = jax.lax.dynamic_slice(index, (none,), (1,))
+        result: Array = jax.lax.dynamic_slice(x, (here[0],), (1,))
+        return result.reshape(())
+
+    return [entry(i) for i in range(len(x))]
+
+
+def compiled_alone(
+    f: Callable[..., Any], other: Callable[..., Any], count: Array, *args: Any
+) -> Any:
+    """Returns f(*args), not fused with what makes `args` or takes the result.
+
+    What takes one row of an array is else compiled once for each row, and what puts
+    rows together is one program as long as all that makes them: 1,000 leaves then took
+    20 times as long to compile.
+    """
+
+    def branch(*args: Any) -> Any:
+        # The CPU's compiler looks through a barrier, but not into a branch. It does not
+        # know that a count is never negative, nor that `other` is never taken.
+        return jax.lax.cond(count >= 0, f, other, *args)
+
+    def barrier(*args: Any) -> Any:
+        return jax.lax.optimization_barrier(f(*args))  # type: ignore[no-untyped-call]
+
+    return jax.lax.platform_dependent(*args, cpu=branch, default=barrier)
