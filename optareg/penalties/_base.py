@@ -99,7 +99,7 @@ class Penalty:
         del w
         return at_kink
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         """The nearest point at which R is finite: by default w, as R always is."""
         return w
 
@@ -107,11 +107,11 @@ class Penalty:
         """A number that members of ∂R do not exceed at weights off zero, or 0."""
         return 0.0
 
-    def leaf_project(self, s: Array) -> Array:
+    def leaf_project_dual(self, s: Array) -> Array:
         """The member of ∂R at its kink nearest to s."""
         return s
 
-    def leaf_noise(self, w: Array) -> Any:
+    def leaf_noise_scale(self, w: Array) -> Any:
         """How long a step is in what R couples, over R's weight, in steps of an entry.
 
         For a group of n entries √n over its weight. Of `scaled` penalties alone.
@@ -129,17 +129,17 @@ class Penalty:
         new = self.leaf_prox(z, t)
         return new - w, (z - new) / t
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         """W − prox(w), by default this difference, which may have fewer digits."""
         return w - self.leaf_prox(w, step)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         """The member of ∂R(w) nearest to −g. By default by a small proximal step."""
         return _fallbacks.nearest(self, w, g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         """How far −g is from ∂R(w), for each entry or group. By default as above."""
-        return jnp.abs(g + self.leaf_nearest(w, g))
+        return jnp.abs(g + self.leaf_nearest_subgradient(w, g))
 
     def leaf_dual_norm(self, g: Array) -> Array:
         """The least c ≥ 0 with −g in c ∂R(0), ∞ if there is none: by bisection."""
@@ -153,7 +153,7 @@ class Penalty:
         """What is at its kink, a bool for each entry or group; None: not to count."""
         return self.leaf_kink(w)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
+    def leaf_group_max(self, x: Array) -> Array:
         """The largest entry of x ≥ 0 among those that R couples; a scalar for all."""
         return x if self.entrywise else jnp.max(x, initial=0)
 
@@ -280,7 +280,7 @@ class Penalty:
             object.__setattr__(new, field.name, value)
         return new
 
-    def unit(self) -> "tuple[Any, Penalty]":
+    def split_strength(self) -> "tuple[Any, Penalty]":
         """λ and ψ with R = λψ: if R is `scaled` at a strength of 1, else 1 and R."""
         if not self.scaled:
             return np.float32(1), self

@@ -159,24 +159,24 @@ class Shifted(Penalty):
         # Where it moves to the kink, w − at is taken off: at, if that is exact.
         return self.penalty.leaf_move(self._from(w), s, u, t)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
-        return self.penalty.leaf_dual(self._from(w), step)
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
+        return self.penalty.leaf_conjugate_prox(self._from(w), step)
 
-    def leaf_project(self, s: Array) -> Array:
-        return self.penalty.leaf_project(s)
+    def leaf_project_dual(self, s: Array) -> Array:
+        return self.penalty.leaf_project_dual(s)
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         d = self._from(w)
-        return self._back(self.penalty.leaf_domain(d), d, w)
+        return self._back(self.penalty.leaf_project_domain(d), d, w)
 
     def leaf_largest_subgradient(self) -> Any:
         return self.penalty.leaf_largest_subgradient()
 
-    def leaf_noise(self, w: Array) -> Any:
-        return self.penalty.leaf_noise(w)
+    def leaf_noise_scale(self, w: Array) -> Any:
+        return self.penalty.leaf_noise_scale(w)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        return self.penalty.leaf_nearest(self._from(w), g)
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
+        return self.penalty.leaf_nearest_subgradient(self._from(w), g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         return self.penalty.leaf_residual(self._from(w), g)
@@ -184,14 +184,14 @@ class Shifted(Penalty):
     def leaf_dual_norm(self, g: Array) -> Array:
         return self.penalty.leaf_dual_norm(g)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self.penalty.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self.penalty.leaf_group_max(x)
 
     def weak_convexity(self) -> Any:
         return self.penalty.weak_convexity()
 
-    def unit(self) -> tuple[Any, Penalty]:
-        strength, unit = self.penalty.unit()
+    def split_strength(self) -> tuple[Any, Penalty]:
+        strength, unit = self.penalty.split_strength()
         return strength, Shifted(unit, self.at)
 
     def take(self, rows: Array, axis: int, like: Array) -> "Shifted":

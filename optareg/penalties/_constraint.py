@@ -119,13 +119,13 @@ class Constraint(Penalty):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return self._project(w)
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         return self._project(w)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         # By a small step, of which half of the digits are right; where that is all
         # that they show, by one as large as the weights, right at an optimum.
-        near = super().leaf_nearest(w, g)
+        near = super().leaf_nearest_subgradient(w, g)
         size, slope = (jnp.max(jnp.abs(x), initial=0) for x in (w, g))
         step = jnp.where((size > 0) & (slope > 0), size, 1)
         step = step / jnp.where((size > 0) & (slope > 0), slope, 1)

@@ -71,7 +71,7 @@ class GroupLasso(Grouped, Norm):
         zero, slope = (self.grouping.spread(x, w) for x in (zero, slope))
         return jnp.where(zero, at_kink, w * slope)
 
-    def leaf_noise(self, w: Array) -> Any:
+    def leaf_noise_scale(self, w: Array) -> Any:
         if self.size_scaled:
             return 1.0
         sizes = np.sqrt(self.grouping.sizes(w.shape))
@@ -89,7 +89,7 @@ class GroupLasso(Grouped, Norm):
             lambda x: self.grouping.spread(x, w),
         )
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         length, radius = self.lengths(w), self._radii(step * self.strength, w)
         # A group with a NaN is not within: it becomes NaN, not zero. Nor is one at
         # radius 0, however small its weights, whose squares may be zero.
@@ -103,10 +103,10 @@ class GroupLasso(Grouped, Norm):
         ratio = self.lengths(g) / jnp.where(radius > 0, radius, 1)
         return jnp.max(jnp.where(radius > 0, ratio, 0), initial=0)
 
-    def leaf_size(self, residual: Array) -> Array:
+    def leaf_group_norms(self, residual: Array) -> Array:
         return self.lengths(residual)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
+    def leaf_group_max(self, x: Array) -> Array:
         return jnp.broadcast_to(self.grouping.spread(self.grouping.max(x), x), x.shape)
 
     def lengths(self, w: Array) -> Array:
@@ -169,8 +169,8 @@ class SparseGroupLasso(Grouped):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return self._norm().leaf_prox(w, step)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self._norm().group.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self._norm().group.leaf_group_max(x)
 
     def split(self) -> tuple[Penalty | None, Penalty | None]:
         return None, self._norm()
@@ -221,7 +221,7 @@ class Mixture(Norm):
         most = self.group.grouping.max(jnp.abs(w))
         some = self.group.grouping.spread(most, w) != 0  # Not `> 0`: NaN stays NaN.
         l1 = self.strength * self.share
-        inner = self.l1.leaf_dual(at_kink, l1)
+        inner = self.l1.leaf_conjugate_prox(at_kink, l1)
         of_l1 = jnp.where(w == 0, inner, l1 * jnp.sign(w))
         of_group = self.group.leaf_subgradient(w, jnp.zeros_like(w))
         whole = of_l1 + self.strength * (1 - self.share) * of_group
@@ -230,16 +230,16 @@ class Mixture(Norm):
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         # Entries that stay off zero do not pass through t, as in `move_of_groups`.
         v, z = w + u, w + t * s + u
-        dual = self.leaf_dual(z, t)
+        dual = self.leaf_conjugate_prox(z, t)
         end = z - dual
         stays = ((v * jnp.conj(w)).real > 0) & (end != 0)
         new = jnp.where(stays, v, end)
         return jnp.where(stays, u, end - w), self.leaf_subgradient(new, dual / t)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         radius = step * self.strength
-        rest = w - self.l1.leaf_dual(w, radius * self.share)
-        prox = rest - self.group.leaf_dual(rest, radius * (1 - self.share))
+        rest = w - self.l1.leaf_conjugate_prox(w, radius * self.share)
+        prox = rest - self.group.leaf_conjugate_prox(rest, radius * (1 - self.share))
         # Not the sum of both parts, whose rounding would leave no exact zeros.
         return jnp.where(prox == 0, w, w - prox)
 
@@ -262,8 +262,8 @@ class Mixture(Norm):
 
         return jnp.max(jax.lax.fori_loop(0, 50, step, start), initial=0)
 
-    def leaf_size(self, residual: Array) -> Array:
+    def leaf_group_norms(self, residual: Array) -> Array:
         return self.group.lengths(residual)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self.group.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self.group.leaf_group_max(x)

@@ -120,7 +120,7 @@ class L1(Norm):
         ratio = jnp.abs(g) / jnp.where(penalised, self.strength, 1)
         return jnp.max(jnp.where(penalised, ratio, 0), initial=0)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         radius = step * self.strength
         if jnp.iscomplexobj(w):
             size = absolute(w)
@@ -152,12 +152,12 @@ class NonNegative(Penalty):
         return jnp.multiply(self.strength, jnp.sign(w))
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        return w - self.leaf_dual(w, step)
+        return w - self.leaf_conjugate_prox(w, step)
 
     def leaf_kink(self, w: Array) -> Array:
         return w == 0
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         return jnp.where(w < 0, 0, w)  # Which keeps NaN.
 
     def leaf_largest_subgradient(self) -> Any:
@@ -175,17 +175,19 @@ class NonNegative(Penalty):
         end = jnp.where(share <= self.strength, 0, v - t * (new - s))
         return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
 
-    def leaf_project(self, s: Array) -> Array:
+    def leaf_project_dual(self, s: Array) -> Array:
         return jnp.minimum(s, self.strength)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         return jnp.minimum(w, jnp.asarray(step * self.strength, w.dtype))
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         return self.leaf_subgradient(w, -g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        return jnp.where(w < 0, jnp.inf, jnp.abs(g + self.leaf_nearest(w, g)))
+        return jnp.where(
+            w < 0, jnp.inf, jnp.abs(g + self.leaf_nearest_subgradient(w, g))
+        )
 
     def leaf_dual_norm(self, g: Array) -> Array:
         l1 = L1(0).replace(strength=self.strength)

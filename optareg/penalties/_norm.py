@@ -24,19 +24,19 @@ TINY = 1e-37
 class Norm(Penalty):
     """A penalty λψ with ψ(c w) = c ψ(w) for c > 0, zero at zero; λ is `strength`.
 
-    Subclasses write `leaf_value`, `leaf_subgradient` and `leaf_dual`, the projection
-    onto the dual ball of radius step · λ, and `leaf_dual_norm`.
+    Subclasses write `leaf_value`, `leaf_subgradient`, `leaf_dual_norm`, and
+    `leaf_conjugate_prox`, the projection onto the dual ball of radius step · λ.
     """
 
     strength: Any
 
     scaled: ClassVar[bool] = True
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         """The point of step · ∂R(0) nearest to w, which is w − prox(w)."""
         raise NotImplementedError
 
-    def leaf_size(self, residual: Array) -> Array:
+    def leaf_group_norms(self, residual: Array) -> Array:
         """The lengths of what ψ sums over: of entries, unless there are groups."""
         return jnp.abs(residual)
 
@@ -44,23 +44,23 @@ class Norm(Penalty):
         return w == 0
 
     def leaf_zeros(self, w: Array) -> Array:
-        return self.leaf_size(w) == 0
+        return self.leaf_group_norms(w) == 0
 
-    def leaf_project(self, s: Array) -> Array:
-        return self.leaf_dual(s, 1)
+    def leaf_project_dual(self, s: Array) -> Array:
+        return self.leaf_conjugate_prox(s, 1)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        return self.leaf_subgradient(w, self.leaf_project(-g))
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
+        return self.leaf_subgradient(w, self.leaf_project_dual(-g))
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        return self.leaf_size(g + self.leaf_nearest(w, g))
+        return self.leaf_group_norms(g + self.leaf_nearest_subgradient(w, g))
 
     def leaf_gradient(self, w: Array) -> Array:
         return self.leaf_subgradient(w, jnp.zeros_like(w))
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
         # A difference, not a comparison: it is exactly zero, and it keeps NaN.
-        return w - self.leaf_dual(w, step)
+        return w - self.leaf_conjugate_prox(w, step)
 
 
 def move_of_groups(

@@ -90,7 +90,7 @@ class NuclearNorm(Penalty):
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
         return self._nearest(w, at_kink)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         return self._nearest(w, -g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:

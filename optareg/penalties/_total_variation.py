@@ -114,7 +114,7 @@ class TotalVariation(Penalty):
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
         return at_kink - self._lacks(w, at_kink)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         return -g - self._lacks(w, -g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:

@@ -121,7 +121,7 @@ def kink_of_sample(leaf: Leaf, w: Array) -> Array:
     """`at_kink` for a sample of the weights `w`."""
     if not sampled_first(leaf):
         return sample(at_kink(leaf, w))
-    _, psi = rest_of(few_strengths(leaf)).unit()
+    _, psi = rest_of(few_strengths(leaf)).split_strength()
     return at_kink(leaf._replace(psi=psi), sample(w))
 
 
@@ -243,7 +243,7 @@ class Automatic(NamedTuple):
         averaging, steps, largest = self.terms[i]
         dtype = jnp.finfo(leaf.start.dtype).dtype  # type: ignore[no-untyped-call]
         if leaf.scaled:
-            noise = averaging.astype(dtype) * leaf.psi.leaf_noise(leaf.start)
+            noise = averaging.astype(dtype) * leaf.psi.leaf_noise_scale(leaf.start)
             t = noise + steps.astype(dtype) * leaf.strength
         else:
             if not leaf.psi.entrywise:
