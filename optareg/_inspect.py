@@ -12,8 +12,9 @@ import numpy as np
 
 from optareg._checks import is_traced
 from optareg._tree import Tree, is_masked, numbers_only, path_name, widen, widest
-from optareg.penalties._base import Penalty, cover
+from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
+from optareg.penalties._unpenalised import cover
 
 __all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
 

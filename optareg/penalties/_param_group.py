@@ -1,7 +1,7 @@
 """Parameter groups: a penalty, and the leaves of a tree which it sees as one array.
 
-`ParamGroup` joins leaves to that array and puts it back; `in_param_groups` maps a
-function over groups, and `cover` adds the leaves which are in none.
+`ParamGroup` joins leaves to that array and puts it back. `in_param_groups` maps a
+function over groups.
 """
 
 import functools
@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optareg._tree import Tree, is_masked, widest
+from optareg._tree import is_masked, widest
 
 if TYPE_CHECKING:
     from optareg.penalties._base import Penalty
 
-__all__ = ["ParamGroup", "cover", "in_param_groups"]
+__all__ = ["ParamGroup", "in_param_groups"]
 
 Array = jax.Array
 
@@ -145,13 +145,3 @@ def in_param_groups(
         value = f(param_group.penalty, *map(param_group.join, columns))
         param_group.put(value, result, columns[0])
     return result
-
-
-def cover(param_groups: Sequence[ParamGroup], tree: Tree) -> list[ParamGroup]:
-    """The parameter groups, and one of `Nothing` for each leaf that is in none."""
-    from optareg.penalties._base import Nothing
-
-    taken = {i for param_group in param_groups for i in param_group.at}
-    rest = [i for i, x in enumerate(tree.leaves) if i not in taken and not is_masked(x)]
-    everything = [*param_groups, *(ParamGroup(Nothing(), (i,)) for i in rest)]
-    return sorted(everything, key=lambda param_group: param_group.at)

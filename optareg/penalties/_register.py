@@ -7,7 +7,7 @@ never traced, `data()` for arrays that are no strength and are not scaled with i
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 
@@ -15,9 +15,9 @@ from optareg._checks import check_number
 from optareg._tree import is_masked
 
 __all__ = [
+    "Registered",
     "check_strengths",
     "data",
-    "is_registered",
     "map_strengths",
     "register_penalty",
     "static",
@@ -84,6 +84,39 @@ def register_penalty(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+class Registered:
+    """The base of classes that must be decorated with `register_penalty`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises if the decorator is forgotten, or an argument is not a field."""
+        if not is_registered(cls):
+            raise TypeError(
+                f"{cls.__name__} is no penalty yet: decorate the class with "
+                '`@register_penalty`; see "How to add a penalty" in CONTRIBUTING.md.'
+            )
+        fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in fields:
+                hint = (
+                    f" From scikit-learn's, use `{cls.__name__}.from_sklearn`."
+                    if name in ("alpha", "l1_ratio") and hasattr(cls, "from_sklearn")
+                    else ""
+                )
+                raise TypeError(
+                    f"{cls.__name__} has no argument `{name}`, but "
+                    f"{', '.join(f'`{f}`' for f in fields)}.{hint}"
+                )
+        return object.__new__(cls)
+
+    def replace(self, **fields: Any) -> Self:
+        """A copy with other fields. They are not checked: JAX puts placeholders in."""
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = fields.get(field.name, getattr(self, field.name))
+            object.__setattr__(new, field.name, value)
+        return new
 
 
 def map_strengths(f: Callable[[Any], Any], penalty: T) -> T:
