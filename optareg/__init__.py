@@ -17,10 +17,10 @@ from optareg._inspect import (
     LeafSummary,
     Summary,
     sparsity,
-    stationarity,
     summarize,
 )
 from optareg._low_rank import LowRank, low_rank
+from optareg._stationarity import stationarity
 from optareg.penalties import (
     L1,
     L2,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optareg._inspect import greatest
+from optareg._stationarity import greatest
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 
