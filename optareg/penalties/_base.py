@@ -123,7 +123,7 @@ class Penalty(Registered):
     def leaf_residual(self, w: Array, g: Array) -> Array:
         """The optimality residual: how far −g is from ∂R(w), for each entry or group.
 
-        It is ∞ where R(w) is. Fallback: |g + s|, for s the nearest subgradient.
+        It should be ∞ where R(w) is. Fallback: |g + s|, with the nearest subgradient s.
         """
         return jnp.abs(g + self.leaf_nearest_subgradient(w, g))
 
@@ -148,13 +148,12 @@ class Penalty(Registered):
         """
         return x if self.entrywise else jnp.max(x, initial=0)
 
-    # Refinements for counting zeros: `target_sparsity`, `freeze_zeros`, `max_strength`.
+    # Refinements for counting zeros: `target_sparsity`, `max_strength`, `summarize`.
 
     def leaf_zeros(self, w: Array) -> Array | None:
         """What counts as zero: a bool for each entry or group.
 
-        None if there is nothing to count; those who count then raise.
-        Fallback: `leaf_kink`.
+        None if R makes no zeros to count. Fallback: `leaf_kink`.
         """
         return self.leaf_kink(w)
 
@@ -204,15 +203,15 @@ class Penalty(Registered):
         return new - w, (z - new) / t
 
     def leaf_noise_scale(self, w: Array) -> Any:
-        """A factor of t for a `scaled` penalty: √n / weight for a group of n entries.
+        """A factor of the noise term of t: √n / weight for a group of n entries.
 
-        So t holds back the noise of all n together. Fallback: 1.
+        It is used for `scaled` penalties. Fallback: 1.
         """
         del w
         return 1.0
 
     def leaf_largest_subgradient(self) -> Any:
-        """For a penalty that is not `scaled`: a bound of ∂R off zero. Fallback: 0."""
+        """A bound of ∂R off zero, used if R is not `scaled`. Fallback: 0."""
         return 0.0
 
     # What follows from the above. Combinators refine it.

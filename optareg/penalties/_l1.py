@@ -1,4 +1,4 @@
-"""The lasso penalty λ Σ|w|: `L1`, and what it is where weights must be positive."""
+"""The lasso penalty λ Σ|w|: `L1`, and `NonNegative`, its form with `positive=True`."""
 
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from optareg.penalties._base import (
 from optareg.penalties._norm import Norm, move_of_groups
 from optareg.penalties._numbers import absolute, clip
 
-__all__ = ["L1", "NonNegative", "check_positive", "check_real"]
+__all__ = ["L1", "check_positive", "check_real"]
 
 Array = jax.Array
 
@@ -29,15 +29,16 @@ class L1(Norm):
       strength: λ, in units of the loss per unit of weight; no learning rate in it. A
         scalar, or a prefix tree of the parameters of scalars or arrays, each broadcast
         against its leaf (the adaptive lasso). It may be traced.
-      positive: whether weights must not be negative either: R(w) = ∞ where one is. Its
-        prox is max(w − tλ, 0). The gradient cannot know of it: there it does nothing.
+      positive: whether negative weights are forbidden: R(w) = ∞ where one is. The prox
+        is then max(w − tλ, 0). The gradient is that of L1: it ignores `positive`.
 
     Raises:
-      TypeError: a strength is not a real number; `positive` is no bool; on use, it is
-        True and a leaf is complex.
+      TypeError: a strength is not a real number, or `positive` is not a bool. On use,
+        `positive` is True and a leaf is complex.
       ValueError: a concrete strength is negative, NaN or infinite.
 
-    Gradient λ sign(w), with sign(0) = 0; prox w − clip(w, −tλ, tλ), the soft threshold.
+    The gradient is λ sign(w), with sign(0) = 0. The prox is the soft threshold,
+    w − clip(w, −tλ, tλ).
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1
@@ -75,6 +76,12 @@ class L1(Norm):
           alpha: scikit-learn's `alpha`, a scalar or an array, not negative.
           positive: as scikit-learn's.
 
+        Returns:
+          An `L1`.
+
+        Raises:
+          TypeError, ValueError: as for `L1`.
+
         >>> from optareg import L1
         >>> L1.from_sklearn(alpha=0.1)
         L1(strength=0.1, positive=False)
@@ -101,7 +108,7 @@ class L1(Norm):
         return jax.lax.select(sign == 0, at_kink, jnp.multiply(self.strength, sign))
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        # t decides at zero and in crossing it only: elsewhere w keeps its digits.
+        # A weight that stays off zero does not pass through t, so it keeps its digits.
         if jnp.iscomplexobj(w):
             return move_of_groups(
                 w, s, u, t, t * self.strength, self.strength, lambda x: x, lambda x: x
@@ -131,10 +138,10 @@ class L1(Norm):
 
 @register_penalty
 class NonNegative(Penalty):
-    """R(w) = λ Σ w for w ≥ 0, else ∞: what L1 is, where weights must not be negative.
+    """R(w) = λ Σ w for w ≥ 0, else ∞: `L1` with `positive=True`.
 
-    Not `scaled`: every number below λ is a subgradient at zero, also for λ = 0, which
-    leaves the constraint.
+    At zero every number up to λ is a subgradient. It is not `scaled`, since a λ of 0
+    leaves the constraint w ≥ 0.
 
     Attributes:
       strength: λ ≥ 0.
@@ -145,7 +152,7 @@ class NonNegative(Penalty):
     entrywise: ClassVar[bool] = True
 
     def leaf_value(self, w: Array) -> Array:
-        # `absolute`, so that the gradient at 0 is 0 here too.
+        # `absolute`, so that the derivative at 0 is 0, as for L1.
         return jnp.sum(self.strength * absolute(w)) + outside(w)
 
     def leaf_gradient(self, w: Array) -> Array:
@@ -158,7 +165,7 @@ class NonNegative(Penalty):
         return w == 0
 
     def leaf_project_domain(self, w: Array) -> Array:
-        return jnp.where(w < 0, 0, w)  # Which keeps NaN.
+        return jnp.where(w < 0, 0, w)  # NaN stays.
 
     def leaf_largest_subgradient(self) -> Any:
         return self.strength
@@ -209,7 +216,7 @@ def check_positive(penalty: Any) -> None:
 
 
 def check_real(penalty: Any, leaf: Array, path: tuple[Any, ...]) -> None:
-    """Raises, naming the leaf, if complex numbers would have to be positive."""
+    """Raises, naming the leaf, if it is complex and has to be positive."""
     if penalty.positive and jnp.iscomplexobj(leaf):
         raise TypeError(
             f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but with "
