@@ -175,12 +175,13 @@ class NonNegative(Penalty):
         return jnp.where(w == 0, jnp.minimum(at_kink, strength), strength)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
+        # As for L1. The sum z is not formed, as s has no bound: it may be far below −λ.
         v = w + u
-        stays = (w > 0) & (v > 0)
         share = s + v / t
         new = jnp.minimum(share, self.strength)
-        end = jnp.where(share <= self.strength, 0, v - t * (new - s))
-        return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
+        end = jnp.where(new == share, 0, v - t * (new - s))
+        stays = (w > 0) & (v > 0)
+        return jnp.where(stays, v, end) - w, new
 
     def leaf_project_dual(self, s: Array) -> Array:
         return jnp.minimum(s, self.strength)
