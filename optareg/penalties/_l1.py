@@ -113,12 +113,12 @@ class L1(Norm):
             return move_of_groups(
                 w, s, u, t, t * self.strength, self.strength, lambda x: x, lambda x: x
             )
-        # (In this order, as w' reads s', compilers keep all of it in one pass.)
+        # (In this order, as w' reads s', compilers keep all of it in one pass. The sum
+        # w + ts + u is not formed: a large t would take digits off v.)
         v = w + u
-        z = v + t * s
-        share = z / t
+        share = s + v / t
         new = jnp.clip(share, -self.strength, self.strength)
-        end = jnp.where(new == share, 0, z - t * new)
+        end = jnp.where(new == share, 0, v - t * (new - s))
         stays = jnp.sign(w) * jnp.sign(v) > 0
         return jnp.where(stays, v, end) - w, new
 
@@ -175,7 +175,7 @@ class NonNegative(Penalty):
         return jnp.where(w == 0, jnp.minimum(at_kink, strength), strength)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        # As for L1. The sum z is not formed, as s has no bound: it may be far below −λ.
+        # As for L1.
         v = w + u
         share = s + v / t
         new = jnp.minimum(share, self.strength)
