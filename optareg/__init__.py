@@ -1,14 +1,14 @@
 """L1, L2 and Elastic Net for any Optax optimizer, with exact zeros.
 
 A penalty says what is penalised: `L1`, `L2`, `ElasticNet`, `GroupLasso`, `MCP` and so
-on; `masked`, `partition` and `joined` choose the parameters. A transformation says how:
-`add_penalty_gradient` (the textbook update), `proximal_step` (last in a chain),
-`proximal` (around any optimizer), `target_sparsity` (with a share of zeros in place of
-a strength); each takes every penalty. `minimize` and `path` solve a whole problem at
-once, to a tolerance. `sparsity`, `stationarity` and `summarize` show what came of it;
-`freeze_zeros` and `compact` make use of it.
+on. `masked`, `partition` and `joined` choose the parameters. A transformation says how
+the penalty is applied: `add_penalty_gradient` (the textbook update), `proximal_step`
+(last in a chain), `proximal` (around any optimizer), `target_sparsity` (for a share of
+zeros in place of a strength). Each takes every penalty. `minimize` and `path` solve a
+whole problem at once, to a tolerance. `sparsity`, `stationarity` and `summarize` show
+the result. `freeze_zeros` and `compact` make use of its zeros.
 
-What a penalty of your own is made of is in `optareg.penalties`.
+`optareg.penalties` has what you need to write a penalty of your own.
 """
 
 from optareg import penalties
@@ -17,10 +17,10 @@ from optareg._inspect import (
     LeafSummary,
     Summary,
     sparsity,
-    stationarity,
     summarize,
 )
 from optareg._low_rank import LowRank, low_rank
+from optareg._stationarity import stationarity
 from optareg.penalties import (
     L1,
     L2,

@@ -1,6 +1,6 @@
-"""Checks of numbers: each raises at once, saying what was given and what is expected.
+"""Checks of numbers. Their errors say what was given and what is expected.
 
-Only concrete values are checked; what is traced by `jit` or `vmap` passes.
+Only concrete values are checked. Values traced by `jit` or `vmap` pass.
 """
 
 import numbers
@@ -18,7 +18,7 @@ def is_traced(x: Any) -> bool:
 
 
 def is_number(x: Any) -> bool:
-    """Whether `x` is a real scalar or an array of real numbers (bool is neither)."""
+    """Whether `x` is a real scalar or an array of real numbers. A bool is not."""
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
         return bool(
             jax.numpy.issubdtype(x.dtype, np.floating)
@@ -30,7 +30,7 @@ def is_number(x: Any) -> bool:
 def check_number(
     x: Any, what: str, *, zero: bool = True, most: float = np.inf, scalar: bool = False
 ) -> None:
-    """Raises unless `x` is finite and from 0, excluded unless `zero`, to `most`."""
+    """Raises unless `x` is finite, at most `most`, and at least 0 or above it."""
     if not is_number(x):
         raise TypeError(
             f"{what} must be a real number{'' if scalar else ' or an array of them'}, "

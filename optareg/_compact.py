@@ -1,4 +1,8 @@
-"""`compact`: units that do nothing are cut out of a chain of Dense and Conv layers."""
+"""`compact`: dead units are cut out of a chain of Dense and Conv layers.
+
+A unit is dead if it does nothing for any input. The file has the public function, then
+which units are dead, then how layers are found and checked.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,54 +19,57 @@ PyTree = Any
 
 
 def compact(variables: PyTree, layers: Sequence[str | Sequence[Any]]) -> PyTree:
-    """Smaller arrays that compute the same outputs, without the units that do nothing.
+    """Smaller arrays that compute the same outputs, without the dead units.
 
-    A unit of a Dense layer, or a filter of a Conv layer, is cut if
+    A unit of a Dense layer, or a filter of a Conv layer, is dead if
 
     - it is zero for every input: its incoming weights and bias are exactly zero, or the
-      scale and bias of a BatchNorm behind it; or
+      scale and bias of a BatchNorm after it; or
     - nothing reads it: its outgoing weights are exactly zero.
 
-    What that leaves without inputs or readers is cut too, along the whole chain. The
-    inputs of the first layer and the outputs of the last one stay; of a layer that does
-    nothing at all, one unit does. A unit that is constant but not zero stays as well:
-    one without weights but with a bias, or with a shift by its BatchNorm. So penalise
-    all that makes a unit as one group; in front of a BatchNorm weights have no scale of
-    their own, and the norm's is the one to penalise. For filters with norms and a Dense
-    layer: `joined(GroupLasso(0.02, axis=1, size_scaled=False),
+    Units that are dead once these are gone are cut too, along the whole chain. The
+    inputs of the first layer and the outputs of the last one stay. If all units of a
+    layer are dead, one stays. A unit that is constant but not zero stays too: it has no
+    weights, but a bias or a shift by its BatchNorm. So penalise all that makes a unit
+    as one group. Weights before a BatchNorm have no scale of their own, so penalise the
+    scale of the norm. For filters with norms, and a Dense layer, write
+    `joined(GroupLasso(0.02, axis=1, size_scaled=False),
     r"BatchNorm_([01])|(Dense_0)")`.
 
-    The arrays do not tell what happens between the layers, so that is up to you. It
-    must treat each unit alone and keep zeros: relu, gelu, silu or tanh, but not sigmoid
-    or softmax; pooling over places; dropout, where it is off; a flatten of (…, h, w,
-    channels) between Conv and Dense. Nothing but the next layer may read a unit.
+    The arrays do not show what the model computes between the layers. You must know
+    that it treats each unit alone and keeps zeros. That holds for relu, gelu, silu and
+    tanh, but not for sigmoid and softmax. It holds for pooling over places, for dropout
+    that is off, and for a flatten of (…, h, w, channels) between Conv and Dense. Only
+    the next layer may read a unit.
 
-    Not handled, with an error: norms other than BatchNorm (LayerNorm and GroupNorm take
-    statistics over units, so that each unit counts for all), grouped and depthwise
+    These are refused with an error: norms other than BatchNorm (LayerNorm and GroupNorm
+    take statistics over units, so every unit counts), grouped and depthwise
     convolutions, a layer twice in the chain, units on more than one axis (attention),
-    recurrent cells, embeddings. Not handled, and nothing to tell by: skip connections,
-    a grouped convolution as the first layer, `ConvTranspose` with `transpose_kernel`,
-    channels elsewhere than last. A network with these still has chains without them,
-    such as the layers inside a residual block, or both Dense layers of a transformer's
-    MLP: call `compact` for each. The state of an optimizer is made anew.
+    recurrent cells, embeddings. These are not handled, but cannot be seen in the
+    arrays: skip connections, a grouped convolution as the first layer, `ConvTranspose`
+    with `transpose_kernel`, channels that are not last. A network with any of these has
+    chains without them, such as the layers inside a residual block, or both Dense
+    layers of a transformer's MLP. Call `compact` for each chain. Then make a new state
+    of the optimizer.
 
     Args:
       variables: all variables of a linen module, as `init` gives them, or its
-        parameters alone if there is no BatchNorm; `nnx.state(model)`; or any tree whose
-        modules have `kernel`, shape (in, out) or (*window, in, out), and `bias`, or,
-        for BatchNorm, `scale`, `bias`, `mean` and `var`. Concrete and finite.
-      layers: the names of the layers in their order, BatchNorms among them; what is
-        nested is written `"encoder/Conv_0"` or `("encoder", "Conv_0")`.
+        parameters alone if there is no BatchNorm. Or `nnx.state(model)`. Or any tree
+        whose modules have `kernel`, of shape (in, out) or (*window, in, out), and
+        `bias`; or, for BatchNorm, `scale`, `bias`, `mean` and `var`. All are concrete
+        and finite.
+      layers: the names of the layers in their order, with the BatchNorms. Nested ones
+        are written `"encoder/Conv_0"` or `("encoder", "Conv_0")`.
 
     Returns:
       A tree of the structure of `variables`. Leaves without a cut are the same objects.
-      Make the model for it with smaller widths: the last axes of the new kernels.
+      The model for it has smaller widths: the last axes of the new kernels.
 
     Raises:
-      TypeError: a leaf of the chain is traced, as new shapes depend on values, or is no
-        array; `layers` is no list.
+      TypeError: a leaf of the chain is traced (new shapes depend on values) or is not
+        an array, or `layers` is not a list.
       ValueError: a layer is not in `variables`, is given twice, is of a kind that is
-        not handled, does not fit what is before it, or is not finite.
+        not handled, does not fit the layer before it, or is not finite.
 
     >>> import jax, jax.numpy as jnp
     >>> from optareg import compact
@@ -113,8 +120,8 @@ class Module(NamedTuple):
 
     Attributes:
       name: its path, joined by slashes.
-      at: for each of its arrays, which leaf of the tree it is.
-      arrays: those leaves by name, as NumPy sees them.
+      at: for each of its arrays, the index of its leaf in the tree.
+      arrays: those leaves by name, as NumPy arrays.
     """
 
     name: str
@@ -128,13 +135,13 @@ class Module(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """How many numbers come in, at one place of a window."""
+        """The number of inputs, at one place of a window."""
         kernel = self.kernel
         return self.arrays["mean"].size if kernel is None else kernel.shape[-2]
 
     @property
     def units(self) -> int:
-        """How many numbers go out."""
+        """The number of units, which are its outputs."""
         kernel = self.kernel
         if kernel is None:
             return self.arrays["mean"].size
@@ -146,24 +153,24 @@ class Module(NamedTuple):
         return self.kernel is not None and self.kernel.ndim > 2
 
     def is_zero(self, name: str) -> np.ndarray:
-        """Where an array is zero: an absent bias everywhere, a scale nowhere."""
+        """Where an array is zero. An absent bias is zero, an absent scale is one."""
         absent = np.full(self.units, 0 if name == "bias" else 1)
         return np.asarray(self.arrays.get(name, absent) == 0)
 
 
 class Link(NamedTuple):
-    """A layer of the chain, and the norms that come before the next one."""
+    """A layer of the chain, and the norms between it and the next layer."""
 
     layer: Module
     norms: list[Module]
 
 
-# Which units do something.
+# Which units are dead.
 
 
 def alive(links: Sequence[Link]) -> list[np.ndarray]:
-    """What stays of the inputs of the first layer, then of the units of each layer."""
-    # Whether an output reads an input, shape (inputs, units).
+    """Which inputs of the first layer stay, then which units of each layer."""
+    # For each layer, whether a unit reads an input: shape (inputs, units).
     reads = []
     for link in links:
         nonzero = np.asarray(link.layer.arrays["kernel"] != 0)
@@ -176,10 +183,10 @@ def alive(links: Sequence[Link]) -> list[np.ndarray]:
         for i, link in enumerate(links[:-1]):
             inputs, units, readers = stay[i : i + 3]
             unfed = ~np.any(reads[i][spread(inputs, len(reads[i]))], axis=0)
-            zero = behind(link, unfed & link.layer.is_zero("bias"))
+            zero = zero_after(link, unfed & link.layer.is_zero("bias"))
             unread = ~np.any(reads[i + 1][:, readers], axis=1)
             idle = spread(zero, unread.size) | unread
-            # Of a unit that a flatten spreads over places, all must be idle.
+            # A flatten gives a unit several places. All must be idle.
             dead = np.all(idle.reshape(-1, units.size), axis=0)
             changed |= bool(np.any(units & dead))
             units &= ~dead
@@ -188,24 +195,24 @@ def alive(links: Sequence[Link]) -> list[np.ndarray]:
     return stay
 
 
-def behind(link: Link, zero: np.ndarray) -> np.ndarray:
-    """Which numbers are zero behind the norms, if `zero` are behind the layer."""
+def zero_after(link: Link, zero: np.ndarray) -> np.ndarray:
+    """Which units are zero after the norms, if `zero` are after the layer."""
     for norm in link.norms:
-        # Without its running mean, zero is another number, unless that is zero too.
+        # The norm subtracts its running mean, so zero stays zero for a zero mean only.
         zero = spread(zero, norm.units) & norm.is_zero("mean")
         zero = (zero | norm.is_zero("scale")) & norm.is_zero("bias")
     return zero
 
 
 def spread(units: np.ndarray, size: int) -> np.ndarray:
-    """One entry a unit, repeated at each of the places that a flatten joins."""
+    """The entries of the units, repeated for each place that a flatten makes."""
     return np.tile(units, size // units.size)
 
 
 def cut(
     leaves: list[Any], module: Module, name: str, units: np.ndarray, axis: int = -1
 ) -> None:
-    """Takes `units` only of one array of `module`, if it has that."""
+    """Keeps only `units` of one array of `module`, if it has this array."""
     if name not in module.at or units.all():
         return
     leaf = leaves[module.at[name]]
@@ -224,7 +231,7 @@ def path_of(path: tuple[Any, ...]) -> str:
 
 
 def names(layers: Any) -> list[str]:
-    """The names in `layers`, each joined by slashes."""
+    """The names in `layers`; nested ones are joined by slashes."""
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise TypeError(
             f"`layers` must be a list of names in their order, got {layers!r}."
@@ -236,7 +243,7 @@ def names(layers: Any) -> list[str]:
         if name in result[:i]:
             raise ValueError(
                 f"`{name}` is in `layers` twice. A layer that is used twice is not "
-                "handled: its units would have to do nothing in both places."
+                "handled: its units would have to be dead in both places."
             )
     return result
 
@@ -266,19 +273,19 @@ def find(name: str, at: Mapping[str, int], leaves: Sequence[Any]) -> Module:
     odd = sorted(set(mine) - set(known))
     if odd:
         raise ValueError(
-            f"`{name}` has `{odd[0]}`, so it is no Dense, Conv or BatchNorm, and "
+            f"`{name}` has `{odd[0]}`, so it is not a Dense, Conv or BatchNorm, and "
             "`compact` does not know how to cut it."
         )
     if known is NORM and not {"mean", "var"} <= set(mine):
         raise ValueError(
             f"`{name}` is a norm without running `mean` and `var`. If it is a "
-            "BatchNorm, give all variables, with `batch_stats`. Others, as LayerNorm, "
-            "take statistics over units, so that no unit next to them can go: call "
-            "`compact` for chains of layers without them."
+            "BatchNorm, give all variables, with `batch_stats`. Others, such as "
+            "LayerNorm, take statistics over units, so no unit before them can be cut. "
+            "Call `compact` for chains of layers without them."
         )
     arrays = {
         key: as_array(f"{name}/{key}", leaves[mine[key]])
-        for key in known  # The kernel first: the others are checked against it.
+        for key in known  # The kernel is first, as others are checked against it.
         if key in mine
     }
     module = Module(name, mine, arrays)
@@ -290,14 +297,14 @@ def find(name: str, at: Mapping[str, int], leaves: Sequence[Any]) -> Module:
         if not good or array.size == 0:
             raise ValueError(
                 f"`{name}/{key}` must have shape {shape} and not be empty, got "
-                f"{array.shape}. `compact` handles Dense, Conv and BatchNorm, with the "
-                "units on the last axis alone."
+                f"{array.shape}. `compact` handles Dense, Conv and BatchNorm, with "
+                "units on the last axis only."
             )
     return module
 
 
 def as_array(name: str, leaf: Any) -> np.ndarray:
-    """`leaf` as NumPy sees it; raises unless it is known and finite."""
+    """`leaf` as a NumPy array; raises unless it is concrete and finite."""
     if is_traced(leaf):
         raise TypeError(
             f"`{name}` is traced. The shapes that `compact` gives depend on values: "
@@ -307,7 +314,7 @@ def as_array(name: str, leaf: Any) -> np.ndarray:
         raise TypeError(f"`{name}` must be an array, got {leaf!r}.")
     array = np.asarray(leaf)
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"`{name}` is not finite, and zero times NaN or ∞ is no zero.")
+        raise ValueError(f"`{name}` is not finite. Zero times NaN or ∞ is not zero.")
     return array
 
 

@@ -1,9 +1,8 @@
-"""Looking at parameters: `sparsity`, `stationarity`; `summarize` for people."""
+"""Looking at parameters: `sparsity` counts zeros, `summarize` makes a table."""
 
 import dataclasses
-import functools
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -11,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
-from optareg._tree import Tree, is_masked, numbers_only, path_name, widen, widest
-from optareg.penalties._base import Penalty, cover
+from optareg._tree import Tree, is_masked, numbers_only, path_name, widen
+from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 
-__all__ = ["LeafSummary", "Summary", "sparsity", "stationarity", "summarize"]
+__all__ = ["LeafSummary", "Summary", "sparsity", "summarize"]
 
 Array = jax.Array
 PyTree = Any
@@ -26,12 +25,12 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
 
     Args:
       params: a tree of arrays of any shapes and dtypes. May be traced. PRNG keys and
-        functions, as in `nnx.state(model)` or an Equinox module, are passed over.
-      per_leaf: whether to give the share of each leaf on its own.
+        functions, as in `nnx.state(model)` or an Equinox module, are not counted.
+      per_leaf: whether to return the share of each leaf.
 
     Returns:
-      A float32 scalar from 0 to 1, or a tree of them with the structure of `params`,
-      and None for what is passed over. NaN where there are no entries.
+      A float32 scalar from 0 to 1, or a tree of them with the structure of `params`.
+      It has None for what is not counted. NaN where there are no entries.
 
     >>> import jax.numpy as jnp
     >>> from optareg import sparsity
@@ -57,66 +56,6 @@ def sparsity(params: PyTree, *, per_leaf: bool = False) -> Array | PyTree:
     return total / jnp.float32(sum(leaf.size for leaf in arrays))
 
 
-def stationarity(penalty: Penalty, params: PyTree, grads: PyTree) -> Array:
-    """How far parameters are from optimal: the distance of −∇L(w) from ∂R(w).
-
-    For L1 that is |g + λ sign(w)| at a nonzero weight and max(|g| − λ, 0) at a zero
-    one. Zero at the optimum of loss + penalty, and only there if both are convex; for
-    others at every point with the optimality conditions to first order.
-
-    Args:
-      penalty: any penalty; at unpenalised parameters the distance is |g|.
-      params: a tree of floating or complex arrays of any shapes. May be traced.
-      grads: the gradient of the loss alone at `params`, as `jax.grad` gives it.
-
-    Returns:
-      A scalar, in float32 or wider: the largest distance over all entries, or groups
-      for penalties on groups, in units of the loss per unit of weight. NaN if a
-      gradient is NaN.
-
-    Raises:
-      TypeError: `penalty` is none, or a penalised leaf is not floating or complex.
-      ValueError: `grads`, or a strength, mask or label does not fit `params`.
-
-    >>> import jax.numpy as jnp
-    >>> from optareg import L1, stationarity
-    >>> w, grads = jnp.array([2.0, 0.0, 0.0]), jnp.array([-1.0, 0.9, 1.25])
-    >>> print(stationarity(L1(1.0), w, grads))
-    0.25
-
-    Source: the KKT conditions, Rockafellar, Convex analysis (1970), theorem 27.4.
-    """
-    check_is_penalty(penalty, "stationarity")
-    return greatest(residuals(penalty, params, grads))
-
-
-def residuals(penalty: Penalty, params: PyTree, grads: PyTree) -> list[Array]:
-    """What the optimality conditions lack, for each parameter group."""
-    tree = Tree(params)
-    g = tree.match(grads, "`grads`")
-    param_groups = cover(penalty.resolve(tree), tree)
-    columns = [(b.penalty, b.join(tree.leaves), b.join(g)) for b in param_groups]
-    return [residual(*c) for c in columns if not is_masked(c[-1])]
-
-
-def greatest(parts: Sequence[Array]) -> Array:
-    """The largest entry of all, in float32 or wider; NaN if there is one."""
-    dtype = widest(jnp.float32, *(part.dtype for part in parts))
-    each = [jnp.max(part, initial=0).astype(dtype) for part in parts]
-    return functools.reduce(jnp.maximum, each, jnp.zeros((), dtype))
-
-
-def residual(penalty: Penalty, w: Array, g: Any) -> Array:
-    """What the optimality conditions of one leaf lack."""
-    if not jnp.issubdtype(w.dtype, jnp.inexact):
-        return jnp.zeros((), jnp.float32)
-    w, g = widen(w), jnp.conj(widen(jnp.asarray(g)))
-    smooth, norm = penalty.split()
-    if smooth is not None:
-        g = g + smooth.leaf_gradient(w)
-    return jnp.abs(g) if norm is None else norm.leaf_residual(w, g)
-
-
 @dataclasses.dataclass(frozen=True)
 class LeafSummary:
     """One row of a `Summary`.
@@ -128,9 +67,9 @@ class LeafSummary:
       size: the number of entries.
       zeros: the number of exact zeros.
       norm: the Euclidean norm.
-      groups: the number of groups of the penalty; of joined leaves, at the first. None
-        without a penalty on groups.
-      zero_groups: the number of those that are zero as a whole.
+      groups: the number of groups of the penalty. Those of joined leaves are counted at
+        the first leaf. None if the penalty has no groups.
+      zero_groups: the number of groups that are zero as a whole.
     """
 
     path: str
@@ -145,7 +84,7 @@ class LeafSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What `summarize` returns: prints as a table, shows as one in a notebook.
+    """What `summarize` returns. It prints as a table, and is one in a notebook.
 
     Attributes:
       leaves: a `LeafSummary` for each leaf, in the order of `jax.tree.leaves`.
@@ -182,7 +121,7 @@ class Summary:
     def __str__(self) -> str:
         rows = list(self._rows())
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        left = 3  # The names are to the left, the numbers to the right.
+        left = 3  # So many columns are aligned to the left: names, not numbers.
         lines = [
             "  ".join(
                 cell.ljust(width) if i < left else cell.rjust(width)
@@ -208,25 +147,26 @@ class Summary:
 
 
 def total_of(counts: Iterable[int | None]) -> int | None:
-    """The sum of what there is; None if nothing is."""
+    """The sum of the counts that are not None; None if all are."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
 
 def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
-    """A table of the parameters for people, a row for each leaf and one for all.
+    """A table of the parameters: a row for each leaf, and one for all of them.
 
     Args:
       params: a tree of concrete arrays of any shapes and dtypes. PRNG keys and
-        functions are passed over.
-      penalty: a penalty on groups, to count its zero groups too.
+        functions are left out.
+      penalty: a penalty on groups, if its zero groups are to be counted too.
 
     Returns:
       A `Summary`: its text is a table, and notebooks show it as HTML. `.leaves` and
       `.total` hold the numbers.
 
     Raises:
-      TypeError: `params` is traced; use `sparsity` within `jit`. `penalty` is none.
+      TypeError: `params` is traced; use `sparsity` within `jit`. Or `penalty` is not a
+        penalty.
       ValueError: `penalty` does not fit `params`.
 
     >>> import jax.numpy as jnp
@@ -249,9 +189,9 @@ def summarize(params: PyTree, penalty: Penalty | None = None) -> Summary:
     if penalty is not None:
         check_is_penalty(penalty, "summarize")
         for param_group in penalty.resolve(tree):
-            _, norm = param_group.penalty.split()
-            if norm is not None and not param_group.penalty.entrywise:
-                zeros = norm.leaf_zeros(widen(param_group.join(tree.leaves)))
+            _, nonsmooth = param_group.penalty.split()
+            if nonsmooth is not None and not param_group.penalty.entrywise:
+                zeros = nonsmooth.leaf_zeros(widen(param_group.join(tree.leaves)))
                 if zeros is not None:
                     groups[param_group.at[0]] = zeros.size, int(jnp.sum(zeros))
     return Summary(

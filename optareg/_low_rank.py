@@ -1,4 +1,4 @@
-"""`low_rank`: a matrix of low rank as the product of two thin ones."""
+"""`low_rank`: a matrix of low rank as the product of two thin matrices."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class LowRank(NamedTuple):
 
     Attributes:
       left: A, of shape (m, rank).
-      right: B, of shape (rank, n): A @ B is the matrix to rounding.
+      right: B, of shape (rank, n). A @ B is the matrix to rounding.
     """
 
     left: Array
@@ -27,25 +27,26 @@ class LowRank(NamedTuple):
 
 
 def low_rank(matrix: Any, *, tolerance: float | None = None) -> LowRank:
-    """The thin factors A, B of a matrix of low rank, with A @ B equal to it.
+    """Two thin factors A, B of a matrix of low rank, with A @ B equal to it.
 
-    A layer x @ W becomes (x @ A) @ B, of rank · (m + n) parameters for m · n, which
-    saves work where rank < m n / (m + n). The square roots of the singular values are
-    in both factors, so that both are of one size.
+    A layer x @ W becomes (x @ A) @ B. It has rank · (m + n) parameters in place of
+    m · n. That is less work if rank < m n / (m + n). Each factor has the square roots
+    of the singular values, so both have the same scale.
 
     Args:
-      matrix: a concrete floating or complex array (m, n), a kernel trained with
-        `NuclearNorm` for instance.
-      tolerance: which singular values count as zero: those up to this share of the
-        largest one. By default max(m, n) roundings of the dtype of the matrix, float32
-        at least: the rounding of a prox, and of the sums before it.
+      matrix: a concrete floating or complex array (m, n), for instance a kernel that
+        was trained with `NuclearNorm`.
+      tolerance: singular values count as zero up to this share of the largest one. By
+        default it is max(m, n) times the epsilon of the dtype of the matrix. This
+        covers the rounding of a prox.
 
     Returns:
-      `LowRank(left, right)` in the dtype of the matrix, of the rank that the singular
-      values show, 0 for a matrix of zeros.
+      `LowRank(left, right)` in the dtype of the matrix. The rank is the number of
+      singular values above the tolerance; it is 0 for a matrix of zeros.
 
     Raises:
-      TypeError: the matrix is traced: its rank decides the shape of the factors.
+      TypeError: the matrix is traced (its rank decides the shape of the factors), or it
+        is not floating or complex.
       ValueError: it does not have two axes, or is not finite.
 
     >>> import jax.numpy as jnp
@@ -56,10 +57,13 @@ def low_rank(matrix: Any, *, tolerance: float | None = None) -> LowRank:
     (4, 1) (1, 3)
     >>> bool(jnp.allclose(factors.left @ factors.right, kernel))
     True
+
+    Source: Eckart & Young, The approximation of one matrix by another of lower rank
+    (1936).
     """
     if is_traced(matrix):
         raise TypeError(
-            "`low_rank` needs a concrete matrix, but got a traced one: the rank decides"
+            "`low_rank` needs a concrete matrix, but got a traced one. The rank decides"
             " the shape of the factors. Call it outside of `jit` and `vmap`."
         )
     if tolerance is not None:
@@ -79,7 +83,7 @@ def low_rank(matrix: Any, *, tolerance: float | None = None) -> LowRank:
         raise ValueError("`low_rank` needs a finite matrix, got NaN or infinity in it.")
     u, values, vh = jnp.linalg.svd(wide, full_matrices=False)
     if tolerance is None:
-        tolerance = max(w.shape) * max(epsilon(w.dtype), epsilon(wide.dtype))
+        tolerance = max(w.shape) * epsilon(w.dtype)
     sizes = np.asarray(values)
     rank = int(np.sum(sizes > tolerance * sizes.max(initial=0)))
     root = jnp.sqrt(values[:rank]).astype(wide.dtype)

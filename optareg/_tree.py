@@ -1,7 +1,7 @@
-"""Trees: leaves with their key paths, masked leaves, prefixes, and errors about them.
+"""Trees: leaves, key paths, prefix trees, and errors that name the key path.
 
-The only module that knows about the odd leaves of Optax trees: `None` and
-`optax.MaskedNode` are *masked leaves*, places without a parameter, which pass through.
+Only this module knows how Optax masks leaves. A *masked leaf* is `None` or
+`optax.MaskedNode`: a place without a parameter, which passes through.
 """
 
 import functools
@@ -33,7 +33,7 @@ PyTree = Any
 
 
 def is_masked(x: Any) -> bool:
-    """Whether `x` is a place of a tree that holds no parameter."""
+    """Whether `x` is a masked leaf."""
     return x is None or isinstance(x, optax.MaskedNode)
 
 
@@ -46,7 +46,7 @@ def is_state(x: Any) -> bool:
 
 
 def numbers_only(tree: PyTree) -> PyTree:
-    """`tree` with None for what only looking passes over: PRNG keys and functions."""
+    """`tree` with None for what has no numbers to count: PRNG keys and functions."""
 
     def has_numbers(x: Any) -> bool:
         dtype = getattr(x, "dtype", None)
@@ -61,14 +61,19 @@ def numbers_only(tree: PyTree) -> PyTree:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path as `jax.tree_util.keystr` writes it; the bare root has a name too."""
+    """A key path as `jax.tree_util.keystr` writes it, or a name for the root."""
     return jax.tree_util.keystr(path) or "the root"
 
 
 class Tree:
-    """A tree taken apart: `paths`, `leaves`, and what is needed to rebuild it.
+    """A tree as a list of leaves, which can be built again.
 
-    Masked leaves count here, so that a tree with more of them still lines up.
+    Masked leaves are leaves here. So trees that are masked in other places still match.
+
+    Attributes:
+      whole: the tree.
+      paths: the key path of each leaf.
+      leaves: the leaves, as JAX arrays or masked.
     """
 
     def __init__(self, tree: PyTree):
@@ -103,7 +108,7 @@ class Tree:
         return type(self)(self.build(x if c else optax.MaskedNode() for x, c in pairs))
 
     def match(self, other: PyTree, what: str) -> list[Any]:
-        """The leaves of a tree of the same structure and shapes, masked ones aside."""
+        """The leaves of a tree of the same structure and shapes; some may be masked."""
         leaves, treedef = jax.tree.flatten(other, is_leaf=is_masked)
         if treedef != self._treedef:  # type: ignore[operator]
             raise ValueError(
@@ -122,7 +127,7 @@ class Tree:
     def broadcast(self, prefix: PyTree, what: str) -> list[Any]:
         """The entry of the prefix tree `prefix` for each leaf.
 
-        Of masked leaves it is any entry, or None: both trees may have more of them.
+        For a masked leaf it is any entry of its branch, or None.
         """
         entries, treedef = jax.tree.flatten(prefix, is_leaf=is_masked)
         pairs = line_up(iter(entries), treedef, iter(self.leaves), self._treedef)
@@ -135,10 +140,10 @@ class Tree:
             ) from None
 
     def _difference(self, other: PyTree, what: str, prefix: bool) -> str:
-        """The first key path at which `other` is not (a prefix of) this structure."""
+        """In words, the first key path at which the structure of `other` differs."""
         pairs, treedef = jax.tree_util.tree_flatten_with_path(other, is_leaf=is_masked)
         theirs = [path for path, _ in pairs]
-        hint = way_out(self.whole, self._treedef, other, treedef)
+        hint = hint_about(self.whole, self._treedef, other, treedef)
         masked = [
             path
             for path, leaf in zip(self.paths, self.leaves, strict=True)
@@ -164,13 +169,13 @@ def begins(path: tuple[Any, ...], start: tuple[Any, ...]) -> bool:
 
 
 class MismatchError(Exception):
-    """Two trees cannot be lined up."""
+    """A tree is not a prefix of another one."""
 
 
 def line_up(
     entries: Iterator[Any], theirs: Any, leaves: Iterator[Any], mine: Any
 ) -> Iterator[Any]:
-    """The entry of a prefix tree for each leaf of a tree; they go by their treedefs."""
+    """The entry of a prefix tree for each leaf of a tree, by their treedefs."""
     if is_leaf(theirs):
         entry = next(entries)
         yield from (entry for _ in islice(leaves, mine.num_leaves))
@@ -187,7 +192,7 @@ def line_up(
 
 
 def is_leaf(treedef: Any) -> bool:
-    """Whether a treedef is that of one leaf, not of a container, empty or not."""
+    """Whether a treedef is that of one leaf, not that of a container."""
     return bool(treedef.num_nodes == treedef.num_leaves == 1)
 
 
@@ -199,7 +204,7 @@ def same_node(a: Any, b: Any) -> bool:
 def first_difference(
     theirs: Any, mine: Any, leaf: int = 0, depth: int = 0
 ) -> tuple[int, int, Any, Any] | None:
-    """The first two containers that differ: the leaf of `mine` there, and the depth."""
+    """The first two containers that differ, after their first leaf and their depth."""
     if is_leaf(theirs) or is_leaf(mine):
         return None
     if not same_node(theirs, mine):
@@ -213,7 +218,7 @@ def first_difference(
 
 
 def difference_of_containers(theirs: Any, mine: Any, paths: Any, what: str) -> str:
-    """In words, where all key paths are the same."""
+    """In words, how two trees with the same key paths differ."""
     found = first_difference(theirs, mine)
     if found is None:
         return "the containers differ."
@@ -228,8 +233,8 @@ def difference_of_containers(theirs: Any, mine: Any, paths: Any, what: str) -> s
     return f"at {at}, {what} has a `{their_type}`, the parameters a `{my_type}`."
 
 
-def way_out(mine: PyTree, my_treedef: Any, other: PyTree, other_treedef: Any) -> str:
-    """What to do about a difference, if there is something known to do."""
+def hint_about(mine: PyTree, my_treedef: Any, other: PyTree, other_treedef: Any) -> str:
+    """A hint what to do about a difference, or no text."""
     if is_state(mine) != is_state(other):
         return " Are the state and the parameters swapped?"
     if containers_of_nnx(my_treedef) != containers_of_nnx(other_treedef):
@@ -250,16 +255,16 @@ def containers_of_nnx(treedef: Any) -> set[Any]:
 
 
 def widest(*dtypes: Any) -> Any:
-    """The promotion of `dtypes`, by the standard rules also where strict ones are set.
+    """The promotion of `dtypes` by JAX's standard rules, even if strict ones are set.
 
-    The result is then cast to explicitly, so nothing is promoted silently.
+    The callers cast to the result explicitly, so nothing is promoted silently.
     """
     with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, dtypes)
 
 
 def widen(x: Array) -> Array:
-    """`x` in the precision to compute in: its own, or float32 if that is wider."""
+    """`x` in the precision to compute in: its own one, and at least float32."""
     return x.astype(widest(x.dtype, jnp.float32))
 
 
@@ -269,9 +274,9 @@ def epsilon(dtype: Any) -> float:
 
 
 def real(x: Any, like: Array) -> Any:
-    """`x` as a real array of the precision of `like`, itself real or complex.
+    """`x` as a real array with the precision of `like`, which may be complex.
 
-    A known scalar stays known within `jit`, where `jnp.asarray` would trace it.
+    A known scalar stays known within `jit`; `jnp.asarray` would trace it there.
     """
     dtype = jnp.finfo(like.dtype).dtype  # type: ignore[no-untyped-call]
     known = np.ndim(x) == 0 and not is_traced(x)

@@ -1,10 +1,10 @@
-"""The demonstration: six ways to train one network, and the pictures of a lecture.
+"""The demonstration: one network trained by six methods, with pictures for a lecture.
 
-Needs the extra: `pip install "optareg[demo]"`. From data to pictures:
+It needs the extra: `pip install "optareg[demo]"`. From data to pictures:
 
-- `data`: the digits, split apart, some training labels wrong;
-- `methods`: the six ways, each a penalty and an optimizer built with `optareg`;
-- `train`: one vmapped sweep a method, the choice on validation, then the test;
+- `data`: the digits, in three sets, with some wrong training labels;
+- `methods`: the six methods, each a penalty and an optimizer built with `optareg`;
+- `train`: a vmapped sweep for each method, the choice on validation, then the test;
 - `report`: the table and `results.json`;
 - `curves`, `weights`, `trade_off`, `geometry`, `coefficients`: one picture each;
 - `cli`: `python -m optareg`.

@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m optareg",
-        description="Trains a network on scikit-learn's digits six ways: without a "
-        "penalty, with L2, with L1 in three ways, and with the elastic net. Prints "
-        "what was measured, and writes it to a folder together with pictures.",
+        description="Trains a network on scikit-learn's digits by six methods: one "
+        "without a penalty, one with L2, three with L1, one with the elastic net. "
+        "Prints what was measured, and writes it to a folder together with pictures.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: a small training set, some labels wrong, a split a seed."""
+"""scikit-learn's digits: a small training set with wrong labels, split by seed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -17,7 +17,7 @@ Array = jax.Array
 BEST = np.array([0.7, 1.7], np.float32)
 CURVATURE = np.array([[1.0, -0.3], [-0.3, 0.75]], np.float32)
 RATE = 0.1
-# Of the size of a step, RATE × gradient, so that a weight at zero stays there at once.
+# As large as a step, RATE × gradient: so a weight that gets to zero stays there.
 WIDE, HIGH = (-1.4, 2.1), (-1.25, 2.4)
 PENALTIES: dict[str, tuple[Penalty, str]] = {
     "l2": (L2(0.35), "λ (w₁² + w₂²)"),
@@ -54,7 +54,7 @@ def descend(
 
 
 def solution_path(penalty: Penalty) -> np.ndarray:
-    """The way from the smallest loss to the smallest loss + penalty: (401, 2)."""
+    """The iterates from the smallest loss to the smallest loss + penalty: (401, 2)."""
     return descend(proximal(optax.sgd(RATE), penalty), BEST, 400)
 
 
@@ -140,11 +140,11 @@ def draw_steps(axes: Axes) -> None:
     """w₁ against steps: the textbook L1 update, and the proximal one."""
     penalty, _ = PENALTIES["l1"]
     textbook = optax.chain(add_penalty_gradient(penalty), optax.sgd(RATE))
-    ways = {
+    methods = {
         "l1 gradient": textbook,
         "l1": proximal(optax.sgd(RATE), penalty),
     }
-    paths = {name: descend(way, BEST, 70)[:, 0] for name, way in ways.items()}
+    paths = {name: descend(method, BEST, 70)[:, 0] for name, method in methods.items()}
     for name, w1 in paths.items():
         axes.plot(w1, color=COLORS[name], marker="o", ms=5, lw=1.6)
     still = 1 + int(np.flatnonzero(paths["l1"])[-1])

@@ -1,4 +1,4 @@
-"""The six ways to train: for each the penalty, and the optimizer that applies it."""
+"""The six methods: for each the penalty, and the optimizer that applies it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,13 +26,14 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to train.
+    """A method of training.
 
     Attributes:
-      name: as in the table and in `results.json`.
+      name: its name in the table and in `results.json`.
       weights: what the weights do, in a few words.
-      penalty: from the strength, a scalar that may be traced, to the penalty.
-      optimizer: from the penalty and the learning rate, a schedule, to the optimizer.
+      penalty: a function from the strength to the penalty; it may be traced.
+      optimizer: a function from the penalty and the schedule of the learning rate to
+        the optimizer.
       weakest: the first strength of the sweep, in units of the loss.
       strongest: the last one; the same as `weakest` if there is nothing to sweep.
     """
@@ -51,7 +52,7 @@ class Method:
         return np.geomspace(self.weakest, self.strongest, number).astype(np.float32)
 
 
-# Biases are left alone, as usual.
+# Biases are not penalised, as usual.
 only_kernels = by_path("kernel")
 
 

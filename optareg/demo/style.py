@@ -17,7 +17,7 @@ __all__ = ["COLORS", "GREY", "INK", "label_ends", "new_figure", "spread_out", "s
 INK = "#222222"
 GREY = "#767676"
 
-# Okabe and Ito's colours, told apart by the colour-blind too.
+# Okabe and Ito's colours, which the colour-blind can tell apart.
 COLORS = {
     "none": "#555555",
     "l2": "#0072B2",
@@ -78,7 +78,7 @@ def new_figure(
 
 
 def spread_out(positions: Iterable[float], gap: float) -> np.ndarray:
-    """Positions at least `gap` apart, in the same order, moved as little as may be."""
+    """Positions at least `gap` apart, in the same order, moved as little as can be."""
     wanted = np.asarray(list(positions), dtype=float)
     order = np.argsort(wanted, kind="stable")
     # Clusters of labels that touch: each is centred on the mean of what it wants.

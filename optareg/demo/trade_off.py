@@ -14,7 +14,7 @@ __all__ = ["draw_trade_off"]
 
 TICKS = (0, 50, 80, 90, 95, 98, 99)
 STAR: dict[str, Any] = {"ms": 19, "mec": "white", "mew": 1.2, "zorder": 5, "ls": "none"}
-# Where methods without zeros stand, side by side: left of a log axis that starts at 1.
+# The places of methods without zeros: left of the log axis, which starts at 1.
 ZERO_COLUMN = 1.2
 
 

@@ -1,4 +1,4 @@
-"""Training: a sweep over strengths and seeds a method, the choice, and the test.
+"""Training: a sweep over strengths and seeds for each method, the choice, the test.
 
 All strengths and all seeds of a method train at once, in one jitted call. The strength
 with the lowest mean validation loss is chosen; only then the test set is looked at.

@@ -1,4 +1,4 @@
-"""What is penalised: one small class a penalty, and the combinators."""
+"""What is penalised: a small class for each penalty, and the combinators."""
 
 from optareg.penalties._base import Penalty, data, register_penalty, static
 from optareg.penalties._centered import centered

@@ -1,4 +1,4 @@
-"""`centered`: a penalty on how far parameters are from given ones, R(w − at)."""
+"""`centered`: a penalty on the difference to given parameters, R(w − at)."""
 
 from typing import Any
 
@@ -16,32 +16,33 @@ PyTree = Any
 
 
 def centered(penalty: Penalty, at: PyTree) -> Penalty:
-    """`penalty` on the distance from given parameters: R(w − at).
+    """`penalty` on the difference to given parameters: R(w − at).
 
-    With `L1` most weights stay those of a pretrained model, to the last bit: sparse
-    fine-tuning. With `GroupLasso` whole units do, with `NuclearNorm` the change is of
-    low rank, with `L2` it is small (L2-SP).
+    It is for fine-tuning a pretrained model. With `L1` most weights stay as they were,
+    to the last bit. With `GroupLasso` whole units stay. With `NuclearNorm` the change
+    has a low rank. With `L2` it is small (L2-SP).
 
-    The prox is at + prox_R(w − at), and at itself where prox_R is 0. In the precision
-    of the parameters that survives `optax.apply_updates`, p + (at − p), once p is
-    within a factor of two of at, where the difference is exact; a p farther away comes
-    nearer in one step, and is exact with the next one. Start from `at`, as fine-tuning
-    does. Where at is 0, it survives from everywhere. What is kept is counted and frozen
-    as zeros are: `target_sparsity` and `freeze_zeros` look at w = at.
+    The prox is at + prox_R(w − at), and at itself where prox_R is 0. This value
+    survives `optax.apply_updates`, which computes p + (at − p), if the difference is
+    exact. It is exact if p is within a factor of two of at, or if at is 0. Any other p
+    comes near in one step, and is exact after the next one. So start from `at`.
+    `target_sparsity` counts weights with w = at as zeros. `freeze_zeros` does not: it
+    looks at w = 0 only.
 
     Args:
       penalty: any penalty. What it sees is w − at.
-      at: parameters of the structure and shapes of those penalised; leaves that are not
-        penalised may be masked. Cast to their dtypes. It is data, not a strength: it
-        may be traced, and is not scaled.
+      at: a tree with the structure and shapes of the parameters. Leaves that are not
+        penalised may be masked. It is cast to the dtypes of the parameters. It is data,
+        not a strength: it may be traced, and is not scaled.
 
     Returns:
-      A penalty. It may be within `masked`, `partition` or around them; `at` has the
-      structure of the whole parameters in both cases. Around `joined` too; within it,
-      `at` is a dictionary from label to joined array, as strengths are.
+      A penalty. It may be put within `masked` or `partition`, or around them. In both
+      cases `at` has the structure of all parameters. It may be put around `joined` too.
+      Within `joined`, `at` is a dictionary from label to joined array, as strengths
+      are.
 
     Raises:
-      TypeError: `penalty` is no penalty, or `at` has a leaf that is no array.
+      TypeError: `penalty` is not a penalty, or `at` has a leaf that is not an array.
       ValueError: on use, the structure or a shape differs from the parameters, or a
         penalised leaf is masked in `at`.
 
@@ -57,7 +58,7 @@ def centered(penalty: Penalty, at: PyTree) -> Penalty:
     learning with diff pruning (2021), for sparse differences.
     """
     check_is_penalty(penalty, "centered")
-    Tree(at)  # Raises where a leaf is no array.
+    Tree(at)  # Raises if a leaf is not an array.
     return Centered(penalty, at)
 
 
@@ -79,7 +80,7 @@ class Centered(Penalty):
                     raise ValueError(
                         f"the leaf at {path_name(tree.paths[i])} is penalised, but "
                         "masked in `at` of `centered`. Leave it out with `masked`, or "
-                        "give it a place to be centered at."
+                        "give its values in `at`."
                     )
         cast = [
             x if is_masked(x) or is_masked(w) else jnp.asarray(x).astype(w.dtype)
@@ -103,7 +104,7 @@ class Shifted(Penalty):
     penalty: Penalty
     at: Any = data()
 
-    # What is true of R is true of it.
+    # R's properties are its own.
 
     @property
     def scaled(self) -> bool:  # type: ignore[override]
@@ -156,27 +157,27 @@ class Shifted(Penalty):
         return self.penalty.leaf_subgradient(self._from(w), at_kink)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        # Where it moves to the kink, w − at is taken off: at, if that is exact.
+        # The move of w − at is that of w. At the kink it is −(w − at).
         return self.penalty.leaf_move(self._from(w), s, u, t)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
-        return self.penalty.leaf_dual(self._from(w), step)
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
+        return self.penalty.leaf_conjugate_prox(self._from(w), step)
 
-    def leaf_project(self, s: Array) -> Array:
-        return self.penalty.leaf_project(s)
+    def leaf_project_dual(self, s: Array) -> Array:
+        return self.penalty.leaf_project_dual(s)
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         d = self._from(w)
-        return self._back(self.penalty.leaf_domain(d), d, w)
+        return self._back(self.penalty.leaf_project_domain(d), d, w)
 
     def leaf_largest_subgradient(self) -> Any:
         return self.penalty.leaf_largest_subgradient()
 
-    def leaf_noise(self, w: Array) -> Any:
-        return self.penalty.leaf_noise(w)
+    def leaf_noise_scale(self, w: Array) -> Any:
+        return self.penalty.leaf_noise_scale(w)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        return self.penalty.leaf_nearest(self._from(w), g)
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
+        return self.penalty.leaf_nearest_subgradient(self._from(w), g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         return self.penalty.leaf_residual(self._from(w), g)
@@ -184,15 +185,15 @@ class Shifted(Penalty):
     def leaf_dual_norm(self, g: Array) -> Array:
         return self.penalty.leaf_dual_norm(g)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self.penalty.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self.penalty.leaf_group_max(x)
 
     def weak_convexity(self) -> Any:
         return self.penalty.weak_convexity()
 
-    def unit(self) -> tuple[Any, Penalty]:
-        strength, unit = self.penalty.unit()
-        return strength, Shifted(unit, self.at)
+    def split_strength(self) -> tuple[Any, Penalty]:
+        strength, psi = self.penalty.split_strength()
+        return strength, Shifted(psi, self.at)
 
     def take(self, rows: Array, axis: int, like: Array) -> "Shifted":
         return self.replace(
@@ -201,11 +202,11 @@ class Shifted(Penalty):
         )
 
     def _from(self, w: Array) -> Array:
-        """What R sees, w − at."""
+        """What R sees: w − at."""
         return jnp.subtract(w, self.at.astype(w.dtype))
 
     def _back(self, new: Array, d: Array, w: Array) -> Array:
-        """The sum at + new; at itself where new is 0, and w where nothing moved."""
+        """The sum at + new: exactly at if new is 0, and exactly w if new is d."""
         at = self.at.astype(w.dtype)
-        # A sum would change the sign of −0.
+        # The sum would change the sign of −0.0.
         return jnp.where(new == 0, at, jnp.where(new == d, w, at + new))

@@ -1,7 +1,8 @@
-"""Choices of leaves: by a tree of bools or labels, a function, or a regular expression.
+"""Masks and labels: by a tree, a function, or a regular expression.
 
-`by_path` is a mask by key path. A `Choice` is a tree of choices that is hashable, as
-the static part of a pytree must be; `choose` asks either for the entry of each leaf.
+`by_path` is a mask by key path. A `Choice` is a tree of bools or labels. It is
+hashable, as the static part of a pytree must be. A chooser is a `Choice` or a function
+of the user's; `choose` asks it for the entry of each leaf.
 """
 
 import dataclasses
@@ -30,23 +31,22 @@ Chooser = Callable[[PyTree], PyTree]
 
 
 def by_path(regex: str) -> "ByPath":
-    """A mask function: True for the leaves whose key path `regex` is found in.
+    """A mask by key path: True for each leaf in whose path `regex` is found.
 
-    The path is written by `jax.tree_util.keystr`, for example
-    `['params']['Dense_0']['kernel']`, and searched with `re.search`.
+    `jax.tree_util.keystr` writes the path, for example
+    `['params']['Dense_0']['kernel']`. `re.search` looks for `regex` in it.
 
     Args:
       regex: a regular expression.
 
     Returns:
-      A function from parameters to a tree of bools; equal for equal expressions. It
-      raises ValueError, with the key paths there are, if `regex` is found in none of
-      them. The path of a masked leaf counts as well: what another mask leaves out is
-      there.
+      A function from parameters to a tree of bools. Functions of equal expressions are
+      equal. The function raises ValueError, with a list of the key paths, if `regex` is
+      found in none of them. The paths of masked leaves count too.
 
     Raises:
-      TypeError: `regex` is no string.
-      ValueError: `regex` is no valid regular expression.
+      TypeError: `regex` is not a string.
+      ValueError: `regex` is not a valid regular expression.
 
     >>> from optareg import by_path
     >>> by_path("kernel")({"Dense_0": {"kernel": 1.0, "bias": 0.0}})
@@ -78,7 +78,7 @@ class ByPath:
 
 @dataclasses.dataclass(frozen=True)
 class ByMatch:
-    """Labels by a regular expression: its groups, or the whole match without any."""
+    """Labels by a regular expression: its groups, or the whole match if it has none."""
 
     regex: str
 
@@ -94,7 +94,7 @@ class ByMatch:
 def search(
     regex: str, params: PyTree, entry: Callable[[re.Match[str] | None], Any]
 ) -> PyTree:
-    """The entry for the match in each leaf's key path; masked leaves stay as they are.
+    """The entry for the match in each leaf's key path; masked leaves stay masked.
 
     Raises:
       ValueError: `regex` is found in no key path.
@@ -124,7 +124,13 @@ def check_found(regex: str, paths: Sequence[Any], most: int = 10) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A fixed tree of bools or labels, hashable, as the static part of a pytree is."""
+    """A hashable tree of bools or labels.
+
+    Attributes:
+      leaves: the bools or labels.
+      paths: their key paths.
+      treedef: the structure of the tree.
+    """
 
     leaves: tuple[Hashable, ...]
     paths: tuple[Any, ...] = dataclasses.field(repr=False)
@@ -132,13 +138,13 @@ class Choice:
 
     @classmethod
     def of(cls, tree: PyTree, what: str) -> "Choice":
-        """Takes `tree` apart and checks its leaves."""
+        """The choice of `tree`; its leaves are checked."""
         pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
         if callable(tree) and not pairs:
             raise TypeError(
-                f"the {what} can be called, but is a pytree without leaves, got "
-                f"{tree!r}. To call it, wrap it in a function: `lambda params: "
-                f"{what}(params)`."
+                f"the {what} can be called, but it is a pytree without leaves: "
+                f"{tree!r}. If it is to be called, wrap it in a function: "
+                f"`lambda params: {what}(params)`."
             )
         for path, leaf in pairs:
             if not is_masked(leaf):
@@ -151,10 +157,10 @@ class Choice:
 
 
 def as_chooser(choice: PyTree | Chooser, what: str) -> Chooser:
-    """A function as it is, and a tree as one.
+    """`choice` itself if it is a function, or the `Choice` of a tree.
 
-    A module with a `__call__` is a tree: as for `optax.masked`, what is called is
-    callable in all its leaves.
+    A module with a `__call__` is a tree. As for `optax.masked`, a function is a pytree
+    whose leaves are all callable.
     """
     leaves = jax.tree.leaves(choice)
     if callable(choice) and leaves and all(map(callable, leaves)):
@@ -163,7 +169,7 @@ def as_chooser(choice: PyTree | Chooser, what: str) -> Chooser:
 
 
 def choose(chooser: Chooser, tree: Tree, what: str = "labels") -> list[Any]:
-    """The mask or label of each leaf. Not asked on an empty tree, a placeholder."""
+    """The bool or label of each leaf. An empty tree is JAX's placeholder: no leaves."""
     if not tree.leaves:
         return []
     choice = chooser(tree.whole)
@@ -181,10 +187,11 @@ def check_choice(entry: Any, what: str, path: tuple[Any, ...]) -> None:
         if isinstance(entry, str):
             hint = f"To choose by key path, use `by_path({entry!r})`."
         elif is_masked(entry):
-            hint = "There is a parameter: say False to leave it out."
+            hint = "There is a parameter. Write False to leave it out."
         elif callable(entry):
             hint = (
-                "A pytree is a mask itself. To call it: `lambda params: mask(params)`."
+                "The mask is a pytree, so it is not called. If it is to be called, "
+                "write `lambda params: mask(params)`."
             )
         raise TypeError(
             f"the mask must have True or False at {path_name(path)}, got {entry!r}. "

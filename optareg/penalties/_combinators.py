@@ -1,6 +1,6 @@
-"""Penalties made of penalties: `masked` for some leaves, `partition` by label.
+"""Penalties of penalties: `masked` for some leaves, `partition` by label.
 
-Each shows a penalty another tree, in which leaves are masked, and is a penalty itself.
+Each is a penalty. It masks leaves of the tree before its inner penalty sees them.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,21 +18,21 @@ PyTree = Any
 
 
 def masked(penalty: Penalty, mask: PyTree | Chooser) -> Penalty:
-    """`penalty` on some leaves only; True means penalised, as in `optax.masked`.
+    """`penalty` on some leaves only. True means penalised, as in `optax.masked`.
 
     Args:
       penalty: any penalty.
-      mask: a tree of bools, a prefix of the parameters, or a function from the
+      mask: a tree of bools, a prefix of the parameters. Or a function from the
         parameters to such a tree, for instance `by_path("kernel")`. A module of bools
-        is a tree, though it can be called, as for `optax.masked`.
+        is a tree even if it can be called, as for `optax.masked`.
 
     Returns:
-      A penalty. Value, gradient, prox and every transformation see the same choice;
-      for leaves left out nothing is computed and nothing is stored.
+      A penalty. Value, gradient, prox and every transformation use the same mask. For
+      leaves left out nothing is computed and nothing is stored.
 
     Raises:
-      TypeError: `penalty` is no penalty, or the mask has a leaf that is no bool.
-      ValueError: on use, the mask is no prefix of the parameters, or the expression
+      TypeError: `penalty` is not a penalty, or the mask has a leaf that is not a bool.
+      ValueError: on use, the mask is not a prefix of the parameters, or the expression
         of `by_path` is found in no key path.
 
     >>> import jax.numpy as jnp
@@ -49,11 +49,11 @@ def masked(penalty: Penalty, mask: PyTree | Chooser) -> Penalty:
 def partition(
     penalties: Mapping[Hashable, Penalty | None], labels: PyTree | Chooser
 ) -> Penalty:
-    """Another penalty for each label, as `optax.partition` has transformations.
+    """A penalty for each label, as `optax.partition` has a transformation for each.
 
     Args:
-      penalties: a penalty for each label; None leaves that label unpenalised.
-      labels: a tree of labels, a prefix of the parameters, or a function from the
+      penalties: a mapping from label to penalty. None leaves that label unpenalised.
+      labels: a tree of labels, a prefix of the parameters. Or a function from the
         parameters to such a tree. A label None leaves its leaves unpenalised, unless
         `penalties` has an entry for None.
 
@@ -61,8 +61,8 @@ def partition(
       A penalty: the sum of `penalties`, each on its leaves.
 
     Raises:
-      TypeError: an entry of `penalties` is no penalty, or a label is not hashable.
-      ValueError: a label has no penalty, or the labels are no prefix of the parameters.
+      TypeError: an entry of `penalties` is not a penalty, or a label is not hashable.
+      ValueError: a label has no penalty, or labels are not a prefix of the parameters.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, L2, partition
@@ -78,7 +78,7 @@ def partition(
     for label, penalty in penalties.items():
         if penalty is not None:
             check_is_penalty(penalty, f"partition` for label `{label}")
-    # One order for equal mappings. The labels themselves may not be comparable.
+    # Equal mappings get one order. The labels themselves may not be comparable.
     names = tuple(sorted(penalties, key=lambda x: (type(x).__name__, repr(x))))
     chooser = as_chooser(labels, "labels")
     if isinstance(chooser, Choice):
@@ -103,9 +103,13 @@ class Masked(Penalty):
 
 @register_penalty
 class Partition(Penalty):
-    """What `partition` returns: penalties, the label of each, and those of the leaves.
+    """What `partition` returns.
 
-    A tuple, because a dictionary's labels would be sorted as the keys of a pytree.
+    Attributes:
+      penalties: a penalty for each of `names`. It is not a dictionary, as JAX would
+        sort its keys.
+      names: the labels that have a penalty, or None.
+      labels: the labels of the leaves.
     """
 
     penalties: tuple[Penalty | None, ...]
@@ -128,10 +132,10 @@ class Partition(Penalty):
 
 
 def check_label(label: Any, names: Sequence[Hashable], path: Any) -> None:
-    """Raises unless there is a penalty for `label`, or it says that there is none."""
+    """Raises unless `label` has a penalty, or is None."""
     if label not in names and not is_masked(label):
         raise ValueError(
-            f"the label {label!r} at {path_name(path)} has no penalty; there are "
+            f"the label {label!r} at {path_name(path)} has no penalty. There are "
             f"penalties for {sorted(map(repr, names))}. Use None for no penalty."
         )
 
@@ -146,15 +150,16 @@ def check_is_penalty(x: Any, where: str) -> None:
     elif hasattr(x, "update") and hasattr(x, "init"):
         hint = " Are the arguments swapped?"
     elif isinstance(x, Mapping):
-        hint = " For a penalty for each label, use `partition`."
+        hint = " To give each label a penalty, use `partition`."
     elif isinstance(x, (list, tuple, set)) and any(isinstance(y, Penalty) for y in x):
         hint = (
-            " To penalise other leaves by each, use `partition`; for the sum of L1 and "
-            "L2 on the same leaves, `ElasticNet`; of L1 and groups, `SparseGroupLasso`."
+            " To use each for other leaves, use `partition`. For the sum of L1 and L2 "
+            "on the same leaves, use `ElasticNet`. For that of L1 and groups, use "
+            "`SparseGroupLasso`."
         )
     elif callable(x):
         hint = (
-            " A schedule of penalties goes around everything, as in "
+            " A schedule goes around the whole penalty, as in "
             "`lambda step: masked(L1(f(step)), mask)`."
         )
     elif is_number(x):

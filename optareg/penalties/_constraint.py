@@ -1,4 +1,4 @@
-"""`constraint`: 0 within a convex set and ∞ outside, given by the projection on it."""
+"""`constraint`: 0 in a convex set and ∞ outside, given by the projection onto it."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ __all__ = ["constraint"]
 
 Array = jax.Array
 
-# Spheres have no nearest point of their own for every point: not convex.
+# Spheres are not convex: the centre has no nearest point.
 NOT_CONVEX = (
     optax.projections.projection_l1_sphere,
     optax.projections.projection_l2_sphere,
@@ -25,27 +25,26 @@ NOT_CONVEX = (
 def constraint(projection: Callable[[Any], Any]) -> Penalty:
     """The constraint that each leaf is in a convex set: R(w) = 0 within, ∞ outside.
 
-    The prox is the projection at any step. `proximal` keeps every iterate in the set;
-    the gradient of R is 0, so `add_penalty_gradient` does nothing. There is no strength
-    to choose: `target_sparsity`, `path` and `max_strength` raise.
+    The prox is the projection, at any step. `proximal` keeps every iterate in the set.
+    The gradient of R is 0, so `add_penalty_gradient` does nothing. There is no strength
+    to choose, so `target_sparsity`, `path` and `max_strength` raise.
 
     Args:
       projection: a function from an array to the nearest point of a convex set, of the
-        same shape: any of `optax.projections` whose set is convex, or your own. It is
-        called on each leaf apart, in float32 or wider. That the set is convex is not
-        checked, except for Optax's spheres. Bind arguments by `functools.partial`, or
-        by `jax.tree_util.Partial` if they are arrays or traced; for `jit` a function is
-        the same if it is the same object.
+        same shape. It is one of `optax.projections` whose set is convex, or your own.
+        It is called on each leaf alone, in float32 or wider. Optax's spheres are
+        refused; otherwise it is not checked that the set is convex. Bind arguments by
+        `functools.partial`, or by `jax.tree_util.Partial` if they are arrays or traced.
+        `jit` compiles anew for another function object.
 
     Returns:
       A penalty. It is 0 for a w within a few roundings of the set, in the dtype of w.
-      For one set of several leaves, put `joined` around it; for other leaves without
-      it, `masked`.
+      Put `joined` around it for one set of several leaves, or `masked` for some leaves.
 
     Raises:
-      TypeError: `projection` is not callable; on use, a leaf is not floating or
+      TypeError: `projection` is not callable. On use, a leaf is not floating or
         complex, or the projection does not return an array.
-      ValueError: the set is known not to be convex; on use, the projection changes the
+      ValueError: the set is known not to be convex. On use, the projection changes the
         shape.
 
     >>> import functools, jax.numpy as jnp, optax
@@ -80,8 +79,8 @@ class Constraint(Penalty):
     """What `constraint` returns.
 
     Attributes:
-      projection: a `jax.tree_util.Partial`, whose arguments are no strengths.
-      rounding: that of the dtype of the leaf; set when the leaf is known.
+      projection: a `jax.tree_util.Partial`. Its arguments are not strengths.
+      rounding: the epsilon of the leaf's dtype, set when the leaf is known.
     """
 
     projection: Any = data()
@@ -98,8 +97,8 @@ class Constraint(Penalty):
         if result.shape != leaf.shape:
             raise ValueError(
                 f"{name} returns shape {result.shape} for the leaf at "
-                f"{path_name(path)} of shape {leaf.shape}. It must keep the shape; "
-                "leave the leaf out with `masked` if it is not for it."
+                f"{path_name(path)} of shape {leaf.shape}. It must keep the shape. If "
+                "the projection is not for this leaf, leave it out with `masked`."
             )
         return self.replace(rounding=epsilon(leaf.dtype))
 
@@ -107,7 +106,7 @@ class Constraint(Penalty):
         w = jax.lax.stop_gradient(w)
         least = jnp.max(jnp.abs(w - self._project(w)), initial=0)
         scale = jnp.max(jnp.abs(w), initial=0)
-        # A sum of n entries, each rounded, is off by √n roundings or so.
+        # A sum of n rounded entries is off by about √n roundings.
         slack = 4 * max(w.size, 1) ** 0.5 * max(self.rounding, epsilon(w.dtype))
         within = (least <= slack * scale) & jnp.isfinite(least)
         value = jnp.where(within, 0, jnp.inf)
@@ -119,13 +118,13 @@ class Constraint(Penalty):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return self._project(w)
 
-    def leaf_domain(self, w: Array) -> Array:
+    def leaf_project_domain(self, w: Array) -> Array:
         return self._project(w)
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        # By a small step, of which half of the digits are right; where that is all
-        # that they show, by one as large as the weights, right at an optimum.
-        near = super().leaf_nearest(w, g)
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
+        # A small step has half of the digits. If they show no residual, take a step as
+        # large as the weights: at an optimum it is right to all digits.
+        near = super().leaf_nearest_subgradient(w, g)
         size, slope = (jnp.max(jnp.abs(x), initial=0) for x in (w, g))
         step = jnp.where((size > 0) & (slope > 0), size, 1)
         step = step / jnp.where((size > 0) & (slope > 0), slope, 1)
@@ -134,13 +133,13 @@ class Constraint(Penalty):
         return jnp.where(jnp.max(jnp.abs(g + near), initial=0) <= noise, far, near)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        """That of the normal cone at w; ∞ outside of the set, where there is none."""
+        """The distance from −g to the normal cone at w; ∞ if w is not in the set."""
         return super().leaf_residual(w, g) + self.leaf_value(w)
 
     def _project(self, w: Array) -> Array:
         projected = jnp.asarray(self.projection(w)).astype(w.dtype)
         projected = jnp.where(projected == 0, 0, projected)
-        # A comparison in a projection takes NaN for a number.
+        # A comparison in the projection may have lost a NaN.
         return jnp.where(jnp.isnan(w), w, projected)
 
 

@@ -1,4 +1,4 @@
-"""The elastic net a Σ|w| + b Σ w²: `ElasticNet`, a lasso and a ridge penalty."""
+"""The elastic net a Σ|w| + b Σ w²: `ElasticNet`, the sum of `L1` and `L2`."""
 
 from typing import Any, ClassVar, Self
 
@@ -21,7 +21,9 @@ Array = jax.Array
 
 @register_penalty
 class ElasticNet(Penalty):
-    r"""The elastic net: R(w) = a Σ|w| + b Σ w², without a ½. Zeros, and shared weight.
+    r"""The elastic net: R(w) = a Σ|w| + b Σ w², without a ½.
+
+    It makes exact zeros as `L1`. Correlated inputs share their weight, as with `L2`.
 
     Args:
       l1: a, as the strength of `L1`.
@@ -32,7 +34,7 @@ class ElasticNet(Penalty):
       TypeError: as for `L1`.
       ValueError: a concrete strength is negative, NaN or infinite.
 
-    Gradient a sign(w) + 2bw; prox (w − clip(w, −ta, ta)) / (1 + 2tb).
+    The gradient is a sign(w) + 2bw. The prox is (w − clip(w, −ta, ta)) / (1 + 2tb).
 
     >>> import jax.numpy as jnp
     >>> from optareg import ElasticNet
@@ -63,13 +65,20 @@ class ElasticNet(Penalty):
     def from_sklearn(cls, alpha: Any, l1_ratio: Any, positive: bool = False) -> Self:
         """The penalty of `sklearn.linear_model.ElasticNet(alpha, l1_ratio=ρ)`.
 
-        That is αρ Σ|w| + ½ α(1−ρ) Σ w², so a = αρ and b = α(1−ρ)/2, beside the loss
+        It is αρ Σ|w| + ½ α(1−ρ) Σ w², so a = αρ and b = α(1−ρ)/2. Its loss is
         ‖y − Xw‖² / (2n).
 
         Args:
           alpha: scikit-learn's `alpha`, not negative.
           l1_ratio: scikit-learn's `l1_ratio`, from 0 to 1.
           positive: as scikit-learn's.
+
+        Returns:
+          An `ElasticNet`.
+
+        Raises:
+          TypeError: an argument is not a real number.
+          ValueError: an argument is out of its range.
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_sklearn(alpha=1.0, l1_ratio=0.5)
@@ -83,12 +92,18 @@ class ElasticNet(Penalty):
     def from_glmnet(cls, lambda_: Any, alpha: Any) -> Self:
         """The penalty of R's `glmnet(lambda = lambda_, alpha = alpha)`.
 
-        glmnet's `alpha` is scikit-learn's `l1_ratio` and its `lambda` is `alpha`. Note
-        that glmnet also standardises X, and for the Gaussian family y.
+        glmnet's `alpha` is scikit-learn's `l1_ratio`. Its `lambda` is scikit-learn's
+        `alpha`. glmnet also standardises X, and for the Gaussian family y.
 
         Args:
           lambda_: glmnet's `lambda`, not negative.
           alpha: glmnet's `alpha`, from 0 (ridge) to 1 (lasso).
+
+        Returns:
+          An `ElasticNet`.
+
+        Raises:
+          TypeError, ValueError: as for `from_sklearn`.
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_glmnet(lambda_=1.0, alpha=0.5)
@@ -102,11 +117,17 @@ class ElasticNet(Penalty):
     def from_jaxopt(cls, lam: Any, gamma: Any) -> Self:
         """The penalty of `jaxopt.prox.prox_elastic_net(x, (lam, gamma))`.
 
-        That is λ Σ|w| + ½ λγ Σ w², so a = λ and b = λγ/2.
+        It is λ Σ|w| + ½ λγ Σ w², so a = λ and b = λγ/2.
 
         Args:
           lam: JAXopt's `lam`, not negative.
           gamma: JAXopt's `gamma`, not negative.
+
+        Returns:
+          An `ElasticNet`.
+
+        Raises:
+          TypeError, ValueError: as for `from_sklearn`.
 
         >>> from optareg import ElasticNet
         >>> ElasticNet.from_jaxopt(lam=1.0, gamma=0.5)

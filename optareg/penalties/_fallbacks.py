@@ -1,60 +1,59 @@
-"""What holds for every penalty with a value and a prox: fallbacks of the refinements.
+"""Fallbacks for a penalty that has a value and a prox, and no formula of its own.
 
-Each is right, though slower or with fewer digits than a penalty's own formula.
+Each is right, though slower or with fewer digits than a formula.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from optareg._tree import epsilon
 
-if TYPE_CHECKING:
-    from optareg.penalties._base import Penalty
-
-__all__ = ["dual_norm", "gradient", "missing", "nearest"]
+__all__ = ["dual_norm", "gradient", "missing", "nearest_subgradient"]
 
 Array = jax.Array
+Prox = Callable[[Array, Array], Array]
 
-# Bisection of the logarithm: from 2^-64 to 2^64 times a first guess.
+# Bisection of the logarithm: from 2^-64 to 2^64 times the size of the gradient.
 SPAN, BISECTIONS = 64.0, 64
 
 
 def missing(penalty: Any, name: str) -> str:
-    """What to say where a penalty is asked for a method that it must have."""
+    """The message of an error about a method that the penalty must have."""
     return (
-        f"{type(penalty).__name__} has no `{name}`, which this needs; "
+        f"{type(penalty).__name__} has no `{name}`, which is needed here; "
         'see "How to add a penalty" in CONTRIBUTING.md.'
     )
 
 
-def gradient(penalty: "Penalty", w: Array) -> Array:
+def gradient(value: Callable[[Array], Array], w: Array) -> Array:
     """The automatic derivative of the value; 0 where that is not finite."""
-    g = jnp.conj(jax.grad(lambda x: jnp.real(penalty.leaf_value(x)))(w))
+    g = jnp.conj(jax.grad(lambda x: jnp.real(value(x)))(w))
     return jnp.where(jnp.isfinite(g) | ~jnp.isfinite(w), g, 0)
 
 
-def nearest(penalty: "Penalty", w: Array, g: Array) -> Array:
-    """The member of ∂R(w) nearest to −g, by a proximal step that is small.
+def nearest_subgradient(prox: Prox, w: Array, g: Array) -> Array:
+    """The projection of −g onto ∂R(w), by a small proximal step.
 
-    (w − prox_τR(w − τg))/τ − g is a subgradient at the proximal point, which is w but
-    for τ; for τ → 0 it is the nearest one. τ is small beside the weights and large
-    beside their rounding: of the result half of the digits are right.
+    (w − prox_τR(w − τg))/τ − g is a subgradient at the proximal point. For τ → 0 that
+    point becomes w, and the subgradient becomes the nearest one. τ is small beside the
+    weights and large beside their rounding. So half of the digits are right.
     """
     size, slope = jnp.max(jnp.abs(w), initial=0), jnp.max(jnp.abs(g), initial=0)
     tau = epsilon(w.dtype) ** 0.5 * size / jnp.where(slope > 0, slope, 1)
     tau = jnp.where(tau > 0, tau, 1).astype(w.real.dtype)
-    return (w - penalty.leaf_prox(w - tau * g, tau)) / tau - g
+    return (w - prox(w - tau * g, tau)) / tau - g
 
 
-def dual_norm(penalty: "Penalty", g: Array) -> Array:
-    """The least c ≥ 0 with −g in c ∂R(0), which is where prox_cR(−g) = 0."""
+def dual_norm(prox: Prox, g: Array) -> Array:
+    """The least c ≥ 0 with −g in c ∂R(0). These are the c for which prox_cR(−g) = 0."""
     size = jnp.max(jnp.abs(g), initial=0)
 
     def is_enough(log: Array) -> Array:
         c = (size * 2**log).astype(g.real.dtype)
-        return jnp.all(penalty.leaf_prox(-g, c) == 0)
+        return jnp.all(prox(-g, c) == 0)
 
     def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends

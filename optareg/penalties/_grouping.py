@@ -1,6 +1,6 @@
-"""How the entries of a leaf make groups: along axes, by `Axes`, or by `Labels`.
+"""How the entries of a leaf make groups: along `Axes`, or by `Labels`.
 
-`Grouped` is what penalties on groups share.
+`Grouped` is the base of penalties on groups.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Groups along the axes that a norm reduces over; all of them for None."""
+    """Groups along the axes that a norm reduces over; None is all axes."""
 
     axis: Any
 
@@ -36,14 +36,14 @@ class Axes:
         return jnp.sum(x, self.axis, keepdims=True)
 
     def max(self, x: Array) -> Array:
-        """The largest entry of each group, at least −1, which only an empty one has.
+        """The largest entry of each group of x ≥ 0; −1 for an empty group.
 
-        Not at least 0: where x ≥ 0 is 0, that would halve the derivative.
+        Not 0 for an empty one: that would halve the derivative where all of x is 0.
         """
         return jnp.max(x, self.axis, keepdims=True, initial=-1)
 
     def spread(self, x: Array, like: Array) -> Array:
-        """A number for each group, at each of its entries; broadcasting does it."""
+        """A number for each group, given to its entries: broadcasting does it."""
         del like
         return x
 
@@ -61,9 +61,13 @@ class Axes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-    """Groups by an integer label for each entry, hashable by its content."""
+    """Groups by an integer label for each entry; hashable by its content.
 
-    labels: np.ndarray  # From 0, without gaps.
+    Attributes:
+      labels: all integers from 0 to the largest label.
+    """
+
+    labels: np.ndarray
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Labels) and np.array_equal(self.labels, other.labels)
@@ -85,7 +89,7 @@ class Labels:
         return jax.ops.segment_max(x.ravel(), self.labels.ravel(), self.count)
 
     def spread(self, x: Array, like: Array) -> Array:
-        """A number for each group, at each of its entries."""
+        """A number for each group, given to each of its entries."""
         return x[self.labels.reshape(like.shape)]
 
     def differs(self, x: np.ndarray) -> bool:
@@ -101,11 +105,11 @@ class Labels:
 
     @classmethod
     def of(cls, labels: Any, where: str) -> "Labels":
-        """Checks `labels`, known integers that are not negative, and numbers them."""
+        """Checks `labels`, concrete integers from 0, and numbers them without gaps."""
         if is_traced(labels):
             raise TypeError(
-                f"the labels{where} are traced. Groups decide the shape of the program:"
-                " make the penalty outside of `jit`, or close over the labels."
+                f"the labels{where} are traced, but groups decide the shape of the "
+                "program. Make the penalty outside of `jit`, or close over the labels."
             )
         array = np.array(labels)
         if not np.issubdtype(array.dtype, np.integer):
@@ -115,9 +119,9 @@ class Labels:
         if array.size and array.min() < 0:
             raise ValueError(
                 f"the labels{where} must not be negative, got {array.min()}. "
-                "An entry that is to be a group alone gets a label of its own."
+                "Give an entry that is to be a group alone a label of its own."
             )
-        # A number that no entry has is no group, least of all one that is zero.
+        # A label that no entry has is not a group, so it must not count as zero.
         _, numbers = np.unique(array, return_inverse=True)
         numbers = numbers.reshape(array.shape)
         numbers.setflags(write=False)
@@ -125,7 +129,13 @@ class Labels:
 
 
 class Grouped(Penalty):
-    """What penalties on groups share: how the entries of a leaf make groups."""
+    """The base of penalties on groups.
+
+    Attributes:
+      axis: the axes of `Axes`.
+      groups: as given, a tree of labels; once the leaf is known, its `Labels` or None.
+      size_scaled: whether the weight of a group is √size.
+    """
 
     axis: int | tuple[int, ...] | None
     groups: Any
@@ -149,7 +159,7 @@ class Grouped(Penalty):
 
 
 def label_tree(groups: Any) -> Choice:
-    """A tree of arrays of labels, as the static part of a pytree."""
+    """A tree of arrays of labels that can be the static part of a pytree."""
 
     def of_leaf(path: Any, labels: Any) -> Any:
         at = f" at {jax.tree_util.keystr(path)}" if path else ""
@@ -189,7 +199,7 @@ def resolve_groups(
 
 
 def check_even(penalty: Grouped, leaf: Array, path: str) -> None:
-    """Raises if a strength, where it is known, differs within a group."""
+    """Raises if a concrete strength differs within a group."""
     for field in strength_fields(type(penalty)):
         strength = getattr(penalty, field)
         if np.ndim(strength) == 0 or is_traced(strength):
@@ -198,13 +208,13 @@ def check_even(penalty: Grouped, leaf: Array, path: str) -> None:
         if penalty.grouping.differs(entries):
             raise ValueError(
                 f"`{field}` of {type(penalty).__name__} differs within a group of the "
-                f"leaf at {path}. Give it one number for each group: for `axis` "
-                "an array of size 1 along those axes."
+                f"leaf at {path}. Give it one number for each group. With `axis`, that "
+                "is an array of size 1 along those axes."
             )
 
 
 def check_grouping(penalty: Grouped) -> None:
-    """Normalises `axis` and `groups` of a new penalty, and checks what can be."""
+    """Normalises `axis` and `groups` of a new penalty, and checks them."""
     name, axis, groups = type(penalty).__name__, penalty.axis, penalty.groups
     if not isinstance(penalty.size_scaled, (bool, np.bool_)):
         raise TypeError(
@@ -225,7 +235,7 @@ def check_grouping(penalty: Grouped) -> None:
 
 
 def plain_lists(groups: Any, name: str) -> Any:
-    """`groups`, but lists of nothing but integers as the array they are meant as."""
+    """`groups`, with lists of integers as the array that they mean."""
     labels = jax.tree.leaves(groups)
     numbers = all(isinstance(label, (int, np.integer)) for label in labels)
     if not isinstance(groups, (list, tuple)) or not numbers:

@@ -1,4 +1,4 @@
-"""Penalties on groups of entries: all of a group is zero, or none of it need be."""
+"""Penalties on groups of entries: `GroupLasso` and `SparseGroupLasso`."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from optareg.penalties._base import Penalty, register_penalty, static
 from optareg.penalties._grouping import Grouped
 from optareg.penalties._l1 import L1
-from optareg.penalties._norm import Norm, move_of_groups, root, square
+from optareg.penalties._norm import Norm, move_of_groups
+from optareg.penalties._numbers import root, square
 
 __all__ = ["GroupLasso", "SparseGroupLasso"]
 
@@ -24,25 +25,27 @@ class GroupLasso(Grouped, Norm):
       strength: λ, in units of the loss per unit of weight; no learning rate in it. A
         scalar, or a prefix tree of the parameters of scalars or arrays, each broadcast
         against its leaf and the same within a group.
-      axis: what the norm reduces over, as in `jnp.linalg.norm`: an integer or several;
-        the rest of the axes count the groups. For a Dense kernel (in, out), 0 makes a
-        group of each output unit and 1 of each input; for a Conv kernel (h, w, in, out)
-        (0, 1, 2) one of each filter; for attention (in, heads, head_dim), (0, 2) one of
-        each head. None: the whole leaf is one group.
-      groups: instead of `axis`, an array of integer labels, shaped as the leaf, or a
-        tree of such arrays, a prefix of the parameters: entries of one label are one
-        group, wherever they are in the leaf. Labels of different leaves are different
-        groups; `joined` makes groups of several leaves.
+      axis: the axes that the norm reduces over, as in `jnp.linalg.norm`: an integer or
+        several. The other axes count the groups. For a Dense kernel (in, out), 0 makes
+        a group of each output unit and 1 of each input. For a Conv kernel
+        (h, w, in, out), (0, 1, 2) makes one of each filter. For attention
+        (in, heads, head_dim), (0, 2) makes one of each head. None: the whole leaf is
+        one group.
+      groups: instead of `axis`, an array of integer labels, shaped as the leaf. Entries
+        with one label are one group, wherever they are in the leaf. It may also be a
+        tree of such arrays, a prefix of the parameters. Labels of different leaves are
+        different groups; `joined` makes groups of several leaves.
       size_scaled: whether λ is multiplied by √size, so that large groups are not
         favoured. False: R(w) = λ Σ_g ‖w_g‖₂.
 
     Raises:
-      TypeError: a strength is not a real number, labels are no integers.
+      TypeError: a strength is not a real number, or labels are not integers.
       ValueError: a concrete strength is negative, NaN or infinite; a label is negative;
-        `axis` and `groups` are both given; on use, `axis` is out of range for a leaf,
-        labels are not shaped as it, or a strength differs within a group.
+        or `axis` and `groups` are both given. On use: `axis` is out of range for a
+        leaf, labels are not shaped as it, or a strength differs within a group.
 
-    Gradient λ √size w_g / ‖w_g‖, 0 where w_g = 0; prox w_g max(0, 1 − tλ√size / ‖w_g‖).
+    The gradient is λ √size w_g / ‖w_g‖, and 0 where w_g = 0. The prox is
+    w_g max(0, 1 − tλ√size / ‖w_g‖).
 
     >>> import jax.numpy as jnp
     >>> from optareg import GroupLasso
@@ -71,7 +74,7 @@ class GroupLasso(Grouped, Norm):
         zero, slope = (self.grouping.spread(x, w) for x in (zero, slope))
         return jnp.where(zero, at_kink, w * slope)
 
-    def leaf_noise(self, w: Array) -> Any:
+    def leaf_noise_scale(self, w: Array) -> Any:
         if self.size_scaled:
             return 1.0
         sizes = np.sqrt(self.grouping.sizes(w.shape))
@@ -89,10 +92,10 @@ class GroupLasso(Grouped, Norm):
             lambda x: self.grouping.spread(x, w),
         )
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         length, radius = self.lengths(w), self._radii(step * self.strength, w)
-        # A group with a NaN is not within: it becomes NaN, not zero. Nor is one at
-        # radius 0, however small its weights, whose squares may be zero.
+        # A group with a NaN is not within: it becomes NaN, not zero. With a radius of 0
+        # none is, since the squares of small weights may be zero.
         within = (length <= radius) & (radius > 0)
         safe = jnp.where(within | (length == 0), 1, length)
         share = jnp.where(within, 1, radius / safe)
@@ -103,10 +106,10 @@ class GroupLasso(Grouped, Norm):
         ratio = self.lengths(g) / jnp.where(radius > 0, radius, 1)
         return jnp.max(jnp.where(radius > 0, ratio, 0), initial=0)
 
-    def leaf_size(self, residual: Array) -> Array:
+    def leaf_group_norms(self, residual: Array) -> Array:
         return self.lengths(residual)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
+    def leaf_group_max(self, x: Array) -> Array:
         return jnp.broadcast_to(self.grouping.spread(self.grouping.max(x), x), x.shape)
 
     def lengths(self, w: Array) -> Array:
@@ -141,7 +144,7 @@ class SparseGroupLasso(Grouped):
     Raises:
       TypeError, ValueError: as for `GroupLasso`.
 
-    The prox is that of the L1 part, then that of the group part.
+    The prox is that of the L1 part, followed by that of the group part.
 
     >>> import jax.numpy as jnp
     >>> from optareg import SparseGroupLasso
@@ -169,8 +172,8 @@ class SparseGroupLasso(Grouped):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return self._norm().leaf_prox(w, step)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self._norm().group.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self._norm().group.leaf_group_max(x)
 
     def split(self) -> tuple[Penalty | None, Penalty | None]:
         return None, self._norm()
@@ -204,7 +207,7 @@ class Mixture(Norm):
     def of(cls, l1: L1, group: GroupLasso) -> "Mixture":
         """The sum of the two."""
         total = l1.strength + group.strength
-        # What is known stays known within `jit`.
+        # NumPy keeps known strengths known within `jit`.
         where = np.where if isinstance(total, (np.ndarray, np.generic)) else jnp.where
         share = l1.strength / where(total > 0, total, np.ones((), total.dtype))
         one = np.ones((), total.dtype)
@@ -217,38 +220,38 @@ class Mixture(Norm):
         return l1.leaf_value(w) + group.leaf_value(w)
 
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
-        # In a group that is not zero, the L1 part alone decides at zero entries.
+        # In a group that is not zero, the group's norm is smooth, and L1 has the kinks.
         most = self.group.grouping.max(jnp.abs(w))
         some = self.group.grouping.spread(most, w) != 0  # Not `> 0`: NaN stays NaN.
         l1 = self.strength * self.share
-        inner = self.l1.leaf_dual(at_kink, l1)
+        inner = self.l1.leaf_conjugate_prox(at_kink, l1)
         of_l1 = jnp.where(w == 0, inner, l1 * jnp.sign(w))
         of_group = self.group.leaf_subgradient(w, jnp.zeros_like(w))
         whole = of_l1 + self.strength * (1 - self.share) * of_group
         return jnp.where(some, whole, at_kink)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        # Entries that stay off zero do not pass through t, as in `move_of_groups`.
+        # Entries that stay off zero do not pass through t, so they keep their digits.
         v, z = w + u, w + t * s + u
-        dual = self.leaf_dual(z, t)
+        dual = self.leaf_conjugate_prox(z, t)
         end = z - dual
         stays = ((v * jnp.conj(w)).real > 0) & (end != 0)
         new = jnp.where(stays, v, end)
         return jnp.where(stays, u, end - w), self.leaf_subgradient(new, dual / t)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         radius = step * self.strength
-        rest = w - self.l1.leaf_dual(w, radius * self.share)
-        prox = rest - self.group.leaf_dual(rest, radius * (1 - self.share))
-        # Not the sum of both parts, whose rounding would leave no exact zeros.
+        rest = w - self.l1.leaf_conjugate_prox(w, radius * self.share)
+        prox = rest - self.group.leaf_conjugate_prox(rest, radius * (1 - self.share))
+        # Not the sum of both projections: its rounding would leave no exact zeros.
         return jnp.where(prox == 0, w, w - prox)
 
     def leaf_dual_norm(self, g: Array) -> Array:
-        """By Newton's method on a convex falling function of c for each group."""
+        """By Newton's method, for each group, on a convex decreasing function of c."""
         a, b = self.strength * self.share, self.strength * (1 - self.share)
         size = jnp.abs(g)
         b = self.group._radii(b, size)
-        # From the left of the root, where the steps do not overshoot.
+        # From the left of the root Newton's steps do not overshoot.
         start = jnp.zeros_like(b)
 
         def excess(c: Array) -> Array:
@@ -262,8 +265,8 @@ class Mixture(Norm):
 
         return jnp.max(jax.lax.fori_loop(0, 50, step, start), initial=0)
 
-    def leaf_size(self, residual: Array) -> Array:
+    def leaf_group_norms(self, residual: Array) -> Array:
         return self.group.lengths(residual)
 
-    def leaf_coupled_max(self, x: Array) -> Array:
-        return self.group.leaf_coupled_max(x)
+    def leaf_group_max(self, x: Array) -> Array:
+        return self.group.leaf_group_max(x)

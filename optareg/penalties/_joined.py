@@ -1,4 +1,4 @@
-"""`joined`: leaves joined to one array, with a row for each unit of a network."""
+"""`joined`: a penalty on several leaves as one array, a row for each unit."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -32,40 +32,40 @@ def joined(
     *,
     axis: int | Sequence[int] | Mapping[str, int | Sequence[int]] = -1,
 ) -> Penalty:
-    r"""`penalty` on leaves joined to one: what belongs to a unit becomes one row.
+    r"""`penalty` on leaves joined to one array, in which each unit is a row.
 
-    The leaves of one label must have as many units, counted along `axis`. They are
-    joined to an array of shape (units, n), a row for each unit, which `penalty` sees as
-    one leaf: `GroupLasso(λ, axis=1)` then removes a unit's incoming weights, its bias
-    and the scale of its norm together, or not at all.
+    The leaves of one label must have the same number of units, counted along `axis`.
+    They are joined to an array of shape (units, n). `penalty` sees it as one leaf. For
+    instance `GroupLasso(λ, axis=1)` removes the incoming weights of a unit, its bias
+    and the scale of its norm together.
 
     Args:
-      penalty: any penalty. Its strengths, masks and labels see a dictionary from label
-        to joined array (from their `repr` if the labels cannot be sorted).
-      labels: a regular expression, searched in each leaf's key path as by `by_path`:
-        leaves are joined if what its group (…) matches is the same, or the whole match
-        if it has none, and left out if there is no match. Or a tree of labels, a prefix
-        of the parameters, or a function from the parameters to one; None leaves out.
-      axis: the axis along which units are counted: in Flax the last one for the kernel,
-        bias and scale of a layer, −2 for the heads of the query, key and value of
-        attention. Several axes count a unit for each of their places: `(0, -1)` for
-        the units of layers that are stacked along axis 0, and `()` takes all of the
-        leaves as one unit. Where leaves differ, a mapping from regular expressions to
-        axes: the first that is found in a leaf's key path says its axes, and if none
-        is, they are −1.
+      penalty: any penalty. Its strengths, masks and labels are for a dictionary from
+        label to joined array. If labels cannot be sorted, the keys are their `repr`.
+      labels: a regular expression, which is searched in each leaf's key path as by
+        `by_path`. Leaves are joined if its groups (…) match the same text, or if its
+        whole match is the same where it has no groups. Leaves without a match are left
+        out. Or a tree of labels, a prefix of the parameters, or a function from the
+        parameters to such a tree. A label None leaves its leaves out.
+      axis: the axis along which units are counted. In Flax that is −1 for the kernel,
+        bias and scale of a layer, and −2 for the heads of query, key and value in
+        attention. Of several axes, each combination of places is a unit: `(0, -1)` for
+        layers stacked along axis 0. `()` makes one unit of all. If leaves differ, give
+        a mapping from regular expressions to axes. A leaf takes the first one found in
+        its key path, or −1 if none is.
 
     Returns:
-      A penalty. The order within a row is that of the leaves of the parameters, and
-      of units along several axes that of the axes given, the last one fastest.
+      A penalty. A row has the order of the leaves in the parameters. Units along
+      several axes have the order of the axes given, with the last one fastest.
 
     Raises:
-      TypeError: `penalty` is no penalty, a label is not hashable, or an axis is no
-        integer.
-      ValueError: an expression is not valid; on use, it is found in no key path, leaves
-        of one label differ in the number of units or in dtype, or labels are no prefix
-        of the parameters.
+      TypeError: `penalty` is not a penalty, a label is not hashable, or an axis is not
+        an integer.
+      ValueError: an expression is not valid. On use, it is found in no key path, leaves
+        of one label differ in the number of units or in dtype, or labels are not a
+        prefix of the parameters.
 
-    All units of a Flax network with layers Dense_0, LayerNorm_0, Dense_1, … are
+    For all units of a Flax network with layers Dense_0, LayerNorm_0, Dense_1, … write
     `joined(GroupLasso(1e-3, axis=1), r"(?:Dense|LayerNorm)_([01])")`.
 
     >>> import jax.numpy as jnp
@@ -86,8 +86,8 @@ def joined(
     >>> print(f"{value:.3f}")  # 15 units of 4 + 1 weights.
     33.541
 
-    What makes a hidden unit and what reads it: the columns of one kernel, their biases,
-    and the rows of the next kernel.
+    The incoming and the outgoing weights of each hidden unit: the columns of one
+    kernel, their biases, and the rows of the next kernel:
 
     >>> params = {"up": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}}
     >>> params |= {"down": {"kernel": jnp.ones((5, 4)), "bias": jnp.ones(4)}}
@@ -96,9 +96,9 @@ def joined(
     >>> print(units.value({"mlp": params}))  # 5 units of 4 + 1 + 4 weights.
     15.0
 
-    The heads of a transformer whose layers are stacked, in Flax's shapes: query, key
-    and value (layers, inputs, heads, dim) with their biases, and the output's kernel
-    (layers, heads, dim, outputs), are
+    The attention heads of a transformer with stacked layers. In Flax query, key and
+    value have the shape (layers, inputs, heads, dim), and biases. The output's kernel
+    has the shape (layers, heads, dim, outputs). Write
     `joined(GroupLasso(1e-3, axis=1), r"(layers).*(?:query|key|value|out'\]\['kernel)",
     axis={"out": (0, 1), "query|key|value": (0, -2)})`.
     """
@@ -115,7 +115,13 @@ def joined(
 
 @register_penalty
 class Joined(Penalty):
-    """What `joined` returns; `axes` has pairs of a regular expression and axes."""
+    """What `joined` returns.
+
+    Attributes:
+      penalty: the penalty of the joined arrays.
+      labels: the labels of the leaves.
+      axes: pairs of a regular expression and the axes of leaves in whose path it is.
+    """
 
     penalty: Penalty
     labels: Chooser = static()
@@ -176,8 +182,8 @@ def check_axes(axis: Any) -> Axes:
     if any(isinstance(x, bool) or not isinstance(x, (int, np.integer)) for x in axes):
         raise TypeError(
             f"`axis` of `joined` must be an integer or a tuple of integers, got "
-            f"{axis!r}. For other axes in other leaves, give a mapping from regular "
-            "expressions to them."
+            f"{axis!r}. If leaves have different axes, give a mapping from regular "
+            "expressions to axes."
         )
     return tuple(map(int, axes))
 
@@ -189,14 +195,14 @@ def check_fits(label: Any, i: int, axes: Axes, tree: Tree) -> None:
     if not all(-n <= axis < n for axis in axes):
         missing = next(axis for axis in axes if not -n <= axis < n)
         raise ValueError(
-            f"the leaf at {name} has shape {shape}, and no axis {missing} to count the "
-            f"units of {label!r} along. Give it no label, or set `axis`."
+            f"the leaf at {name} has shape {shape}, so no axis {missing}, along which "
+            f"the units of {label!r} are counted. Give it no label, or set `axis`."
         )
     if len({axis % n for axis in axes}) < len(axes):
         raise ValueError(
-            f"the leaf at {name} has shape {shape}, where {along(axes)} are not all "
-            f"different, to count the units of {label!r} along. Give it no label, or "
-            "set `axis`."
+            f"the leaf at {name} has shape {shape}. There {along(axes)} are not all "
+            f"different, but the units of {label!r} are counted along them. Give it no "
+            "label, or set `axis`."
         )
 
 
@@ -215,13 +221,13 @@ def check_alike(
         other = f" along {along(axes[0])}" if axes[0] != axes[1] else ""
         raise ValueError(
             f"the leaf at {names[1]} has {found} units along {along(axes[1])}, but "
-            f"that at {names[0]} has {expected}{other}; both have the label {label!r}. "
+            f"that at {names[0]} has {expected}{other}. Both have the label {label!r}. "
             "Give them different labels, or set `axis`."
         )
     if leaf.dtype != first.dtype:
         raise ValueError(
             f"the leaf at {names[1]} has dtype {leaf.dtype}, but that at {names[0]} "
-            f"has {first.dtype}; both have the label {label!r}. Cast one of them."
+            f"has {first.dtype}. Both have the label {label!r}. Cast one of them."
         )
 
 

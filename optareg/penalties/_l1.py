@@ -1,4 +1,4 @@
-"""The lasso penalty λ Σ|w|: `L1`, and what it is where weights must be positive."""
+"""The lasso penalty λ Σ|w|: `L1`, and `NonNegative`, its form with `positive=True`."""
 
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from optareg.penalties._base import (
 from optareg.penalties._norm import Norm, move_of_groups
 from optareg.penalties._numbers import absolute, clip
 
-__all__ = ["L1", "NonNegative", "check_positive", "check_real"]
+__all__ = ["L1", "check_positive", "check_real"]
 
 Array = jax.Array
 
@@ -29,15 +29,16 @@ class L1(Norm):
       strength: λ, in units of the loss per unit of weight; no learning rate in it. A
         scalar, or a prefix tree of the parameters of scalars or arrays, each broadcast
         against its leaf (the adaptive lasso). It may be traced.
-      positive: whether weights must not be negative either: R(w) = ∞ where one is. Its
-        prox is max(w − tλ, 0). The gradient cannot know of it: there it does nothing.
+      positive: whether negative weights are forbidden: R(w) = ∞ where one is. The prox
+        is then max(w − tλ, 0). The gradient is that of L1: it ignores `positive`.
 
     Raises:
-      TypeError: a strength is not a real number; `positive` is no bool; on use, it is
-        True and a leaf is complex.
+      TypeError: a strength is not a real number, or `positive` is not a bool. On use,
+        `positive` is True and a leaf is complex.
       ValueError: a concrete strength is negative, NaN or infinite.
 
-    Gradient λ sign(w), with sign(0) = 0; prox w − clip(w, −tλ, tλ), the soft threshold.
+    The gradient is λ sign(w), with sign(0) = 0. The prox is the soft threshold,
+    w − clip(w, −tλ, tλ).
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1
@@ -75,6 +76,12 @@ class L1(Norm):
           alpha: scikit-learn's `alpha`, a scalar or an array, not negative.
           positive: as scikit-learn's.
 
+        Returns:
+          An `L1`.
+
+        Raises:
+          TypeError, ValueError: as for `L1`.
+
         >>> from optareg import L1
         >>> L1.from_sklearn(alpha=0.1)
         L1(strength=0.1, positive=False)
@@ -101,17 +108,17 @@ class L1(Norm):
         return jax.lax.select(sign == 0, at_kink, jnp.multiply(self.strength, sign))
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
-        # t decides at zero and in crossing it only: elsewhere w keeps its digits.
+        # A weight that stays off zero does not pass through t, so it keeps its digits.
         if jnp.iscomplexobj(w):
             return move_of_groups(
                 w, s, u, t, t * self.strength, self.strength, lambda x: x, lambda x: x
             )
-        # (In this order, as w' reads s', compilers keep all of it in one pass.)
+        # (In this order, as w' reads s', compilers keep all of it in one pass. The sum
+        # w + ts + u is not formed: a large t would take digits off v.)
         v = w + u
-        z = v + t * s
-        share = z / t
+        share = s + v / t
         new = jnp.clip(share, -self.strength, self.strength)
-        end = jnp.where(new == share, 0, z - t * new)
+        end = jnp.where(new == share, 0, v - t * (new - s))
         stays = jnp.sign(w) * jnp.sign(v) > 0
         return jnp.where(stays, v, end) - w, new
 
@@ -120,7 +127,7 @@ class L1(Norm):
         ratio = jnp.abs(g) / jnp.where(penalised, self.strength, 1)
         return jnp.max(jnp.where(penalised, ratio, 0), initial=0)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         radius = step * self.strength
         if jnp.iscomplexobj(w):
             size = absolute(w)
@@ -131,10 +138,10 @@ class L1(Norm):
 
 @register_penalty
 class NonNegative(Penalty):
-    """R(w) = λ Σ w for w ≥ 0, else ∞: what L1 is, where weights must not be negative.
+    """R(w) = λ Σ w for w ≥ 0, else ∞: `L1` with `positive=True`.
 
-    Not `scaled`: every number below λ is a subgradient at zero, also for λ = 0, which
-    leaves the constraint.
+    At zero every number up to λ is a subgradient. It is not `scaled`, since a λ of 0
+    leaves the constraint w ≥ 0.
 
     Attributes:
       strength: λ ≥ 0.
@@ -145,20 +152,20 @@ class NonNegative(Penalty):
     entrywise: ClassVar[bool] = True
 
     def leaf_value(self, w: Array) -> Array:
-        # `absolute`, so that the gradient at 0 is 0 here too.
+        # `absolute`, so that the derivative at 0 is 0, as for L1.
         return jnp.sum(self.strength * absolute(w)) + outside(w)
 
     def leaf_gradient(self, w: Array) -> Array:
         return jnp.multiply(self.strength, jnp.sign(w))
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        return w - self.leaf_dual(w, step)
+        return w - self.leaf_conjugate_prox(w, step)
 
     def leaf_kink(self, w: Array) -> Array:
         return w == 0
 
-    def leaf_domain(self, w: Array) -> Array:
-        return jnp.where(w < 0, 0, w)  # Which keeps NaN.
+    def leaf_project_domain(self, w: Array) -> Array:
+        return jnp.where(w < 0, 0, w)  # NaN stays.
 
     def leaf_largest_subgradient(self) -> Any:
         return self.strength
@@ -168,24 +175,27 @@ class NonNegative(Penalty):
         return jnp.where(w == 0, jnp.minimum(at_kink, strength), strength)
 
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
+        # As for L1.
         v = w + u
-        stays = (w > 0) & (v > 0)
         share = s + v / t
         new = jnp.minimum(share, self.strength)
-        end = jnp.where(share <= self.strength, 0, v - t * (new - s))
-        return jnp.where(stays, u, end - w), jnp.where(stays, s, new)
+        end = jnp.where(new == share, 0, v - t * (new - s))
+        stays = (w > 0) & (v > 0)
+        return jnp.where(stays, v, end) - w, new
 
-    def leaf_project(self, s: Array) -> Array:
+    def leaf_project_dual(self, s: Array) -> Array:
         return jnp.minimum(s, self.strength)
 
-    def leaf_dual(self, w: Array, step: Any) -> Array:
+    def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         return jnp.minimum(w, jnp.asarray(step * self.strength, w.dtype))
 
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         return self.leaf_subgradient(w, -g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        return jnp.where(w < 0, jnp.inf, jnp.abs(g + self.leaf_nearest(w, g)))
+        return jnp.where(
+            w < 0, jnp.inf, jnp.abs(g + self.leaf_nearest_subgradient(w, g))
+        )
 
     def leaf_dual_norm(self, g: Array) -> Array:
         l1 = L1(0).replace(strength=self.strength)
@@ -207,7 +217,7 @@ def check_positive(penalty: Any) -> None:
 
 
 def check_real(penalty: Any, leaf: Array, path: tuple[Any, ...]) -> None:
-    """Raises, naming the leaf, if complex numbers would have to be positive."""
+    """Raises, naming the leaf, if it is complex and has to be positive."""
     if penalty.positive and jnp.iscomplexobj(leaf):
         raise TypeError(
             f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but with "

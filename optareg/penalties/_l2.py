@@ -15,7 +15,7 @@ Array = jax.Array
 
 @register_penalty
 class L2(Penalty):
-    r"""The ridge penalty: R(w) = λ Σ w², without a ½. Shrinks, never gives a zero.
+    r"""The ridge penalty: R(w) = λ Σ w², without a ½. It shrinks, and makes no zeros.
 
     Args:
       strength: λ, in units of the loss per squared unit of weight; no learning rate in
@@ -25,7 +25,7 @@ class L2(Penalty):
       TypeError: a strength is not a real number.
       ValueError: a concrete strength is negative, NaN or infinite.
 
-    Gradient 2λw; prox w / (1 + 2tλ).
+    The gradient is 2λw. The prox is w / (1 + 2tλ).
 
     >>> import jax.numpy as jnp
     >>> from optareg import L2
@@ -52,6 +52,12 @@ class L2(Penalty):
 
         Args:
           weight_decay: a scalar or an array, not negative.
+
+        Returns:
+          An `L2`.
+
+        Raises:
+          TypeError, ValueError: as for `L2`.
 
         >>> from optareg import L2
         >>> L2.from_weight_decay(0.01)

@@ -1,7 +1,8 @@
-"""Folded concave penalties: as L1 near zero, constant far away, so without its bias.
+"""Folded concave penalties: `MCP` and `SCAD`.
 
-All are λ|w| plus a concave part that begins to bend at |w| = a and ends at γλ, where
-the slope has come down to 0: −m²/(2κ) − λ max(|w| − γλ, 0), m = clip(|w| − a, 0, κλ).
+They are as L1 near zero and constant far away, so they do not shrink large weights.
+They are λ|w| plus a concave part: −m²/(2κ) − λ max(|w| − γλ, 0) with
+m = clip(|w| − a, 0, κλ). The slope begins to fall at |w| = a, and is 0 from γλ on.
 """
 
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ Array = jax.Array
 
 
 class FoldedConcave(Penalty):
-    """What MCP and SCAD share; r is |w|."""
+    """The base of MCP and SCAD; r is |w|."""
 
     strength: Any
     gamma: Any
@@ -40,13 +41,14 @@ class FoldedConcave(Penalty):
         name, gamma, least = type(self).__name__, self.gamma, self.least_gamma
         if not is_number(gamma) or np.ndim(gamma) != 0 or is_traced(gamma):
             raise TypeError(
-                f"`gamma` of {name} must be a number, got {gamma!r}. "
-                "It is no strength: it is the same for all parameters, and not traced."
+                f"`gamma` of {name} must be a number, got {gamma!r}. It must be one "
+                "for all parameters, and it cannot be traced."
             )
         if not least < gamma < np.inf:
             raise ValueError(
-                f"`gamma` of {name} must be above {least:g} and finite, got {gamma}: "
-                "else the penalty bends more than a standardised squared loss."
+                f"`gamma` of {name} must be above {least:g} and finite, got {gamma}. "
+                "Otherwise the penalty is more concave than a standardised squared loss"
+                " is convex."
             )
         object.__setattr__(self, "gamma", float(gamma))
 
@@ -57,11 +59,11 @@ class FoldedConcave(Penalty):
 
     @property
     def kappa(self) -> float:
-        """One over the curvature of the concave part."""
+        """One over the curvature of the concave part where it is curved."""
         raise NotImplementedError
 
     def jump(self, step: Array) -> Array:
-        """For steps of κ or more, the |w|/λ from which the prox is w itself."""
+        """The |w|/λ from which the prox is w itself, for steps of κ or more."""
         raise NotImplementedError
 
     @property
@@ -70,7 +72,7 @@ class FoldedConcave(Penalty):
         return self.gamma * self.strength
 
     def rest(self, r: Array) -> Array:
-        """R − λr, the concave part, entry by entry."""
+        """The concave part R − λr of each entry."""
         flat = self._constant() - self.strength * r
         return self._pieces(r, -((r - self.start) ** 2) / (2 * self.kappa), flat)
 
@@ -79,9 +81,9 @@ class FoldedConcave(Penalty):
         return self._pieces(r, -(r - self.start) / self.kappa, -self.strength)
 
     def _pieces(self, r: Array, bent: Array, flat: Array) -> Array:
-        """Zero up to where the bend starts, and `flat` from its end on."""
+        """Zero up to `start`, `flat` from `end` on, and `bent` between them."""
         bent = jnp.where(r <= self.start, 0, bent)
-        return jnp.where(r > self.end, flat, bent)  # So that NaN stays.
+        return jnp.where(r > self.end, flat, bent)  # In this order NaN stays.
 
     def _constant(self) -> Any:
         return self.strength * self.end - self.kappa * self.strength**2 / 2
@@ -99,7 +101,8 @@ class FoldedConcave(Penalty):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         r, shrink = absolute(w), step * self.strength
         low = jnp.clip(r - shrink, 0, self.start)
-        # Below κ the pieces meet; from there on the best of the first and last one.
+        # For steps below κ the prox is continuous. For others it leaps from the first
+        # piece to the last one.
         share = step / self.kappa
         convex = share < 1
         bent = r - shrink - share * self.start
@@ -116,7 +119,7 @@ class FoldedConcave(Penalty):
 
 @register_penalty
 class ConcavePart(Penalty):
-    """A folded concave penalty less its L1 part: smooth."""
+    """A folded concave penalty without its L1 part: it is smooth."""
 
     whole: FoldedConcave
 
@@ -138,23 +141,24 @@ class ConcavePart(Penalty):
 class MCP(FoldedConcave):
     r"""The minimax concave penalty: R(w) = Σ λ|w| − w²/2γ up to |w| = γλ, then γλ²/2.
 
-    Exact zeros as L1, but weights above γλ are not shrunk. Not convex: the loss may
-    outweigh that (a squared loss with columns of variance 1 does for γ > 1, if they are
-    not too correlated); if not, what is found depends on where the search starts.
+    It makes exact zeros as L1, but does not shrink weights above γλ. It is not convex.
+    Loss and penalty together may be: for a squared loss with columns of variance 1, and
+    γ > 1, they are if the columns are not too correlated. If they are not, the result
+    depends on the starting point.
 
     Args:
       strength: λ, in units of the loss per unit of weight, as of `L1`.
-      gamma: γ > 1, in units of weight over strength; a number. Towards ∞ it is `L1`,
-        towards 1 the hard threshold.
+      gamma: γ > 1, a number in units of weight over strength. For γ → ∞ the penalty is
+        `L1`. For γ → 1 the prox of step 1 is the hard threshold.
 
     Raises:
       TypeError: a strength or `gamma` is not a real number.
-      ValueError: a concrete strength is negative, NaN or infinite; `gamma` is not
+      ValueError: a concrete strength is negative, NaN or infinite, or `gamma` is not
         above 1.
 
-    Gradient sign(w) max(λ − |w|/γ, 0). The prox is the global argmin for every step t:
-    for t < γ zero up to tλ, then (w − tλ sign w)/(1 − t/γ) up to γλ, then w; for t ≥ γ
-    zero up to λ√(tγ), then w.
+    The gradient is sign(w) max(λ − |w|/γ, 0). The prox is the global argmin for every
+    step t. For t < γ it is zero up to |w| = tλ, then (w − tλ sign w)/(1 − t/γ) up to
+    γλ, then w. For t ≥ γ it is zero up to λ√(tγ), then w.
 
     >>> import jax.numpy as jnp
     >>> from optareg import MCP
@@ -186,22 +190,22 @@ class MCP(FoldedConcave):
 class SCAD(FoldedConcave):
     r"""Smoothly clipped absolute deviation: as L1 up to λ, constant from γλ on.
 
-    R(w) = Σ λ|w| up to |w| = λ, (2γλ|w| − w² − λ²) / (2(γ−1)) up to γλ, λ²(γ+1)/2
-    beyond. Exact zeros as L1, but weights above γλ are not shrunk. Not convex: see
-    `MCP`.
+    R(w) is a sum over entries: λ|w| up to |w| = λ, (2γλ|w| − w² − λ²) / (2(γ−1)) up to
+    γλ, and λ²(γ+1)/2 beyond. It makes exact zeros as L1, but does not shrink weights
+    above γλ. It is not convex: see `MCP`.
 
     Args:
       strength: λ, in units of the loss per unit of weight, as of `L1`. It is also the
         weight up to which the penalty is that of `L1`.
-      gamma: γ > 2; a number. Towards ∞ it is `L1`.
+      gamma: γ > 2, a number without unit. For γ → ∞ the penalty is `L1`.
 
     Raises:
       TypeError: a strength or `gamma` is not a real number.
-      ValueError: a concrete strength is negative, NaN or infinite; `gamma` is not
+      ValueError: a concrete strength is negative, NaN or infinite, or `gamma` is not
         above 2.
 
-    Gradient sign(w) λ up to λ, sign(w) max(γλ − |w|, 0) / (γ−1) beyond. The prox is the
-    global argmin for every step.
+    The gradient is sign(w) λ up to |w| = λ, and sign(w) max(γλ − |w|, 0) / (γ−1)
+    beyond. The prox is the global argmin for every step.
 
     >>> import jax.numpy as jnp
     >>> from optareg import SCAD

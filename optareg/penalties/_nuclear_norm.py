@@ -9,6 +9,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import epsilon, path_name
 from optareg.penalties._base import Penalty, check_strengths, register_penalty
+from optareg.penalties._numbers import square
 
 __all__ = ["NuclearNorm"]
 
@@ -17,16 +18,16 @@ Array = jax.Array
 
 @register_penalty
 class NuclearNorm(Penalty):
-    r"""The nuclear norm: R(W) = λ Σ singular values of W. Gives matrices of low rank.
+    r"""The nuclear norm: R(W) = λ Σ singular values of W. It makes matrices low-rank.
 
     A matrix is the last two axes of a leaf; the axes before them count matrices. The
-    prox makes singular values exactly zero in U diag(max(σ − tλ, 0)) Vᴴ, so the rank
-    of the product is low to rounding: half precision rounds it away. `low_rank` returns
-    the two thin factors.
+    prox is U diag(max(σ − tλ, 0)) Vᴴ. Its singular values are exact zeros before the
+    product is formed, and zero to rounding after it. Half precision rounds too much for
+    a low rank. `low_rank` returns the two thin factors.
 
-    The prox costs a singular value decomposition of each matrix. In float32 on one core
-    of a CPU that is .8 ms for 64×128 and 96 ms for 512×512, 11 and 170 times the
-    product of 64 rows with such a matrix.
+    The prox computes a singular value decomposition of each matrix. In float32 on one
+    core of a CPU that takes .8 ms for 64×128 and 96 ms for 512×512. That is 11 and 170
+    times as long as the product of 64 rows with such a matrix.
 
     Args:
       strength: λ, in units of the loss per unit of weight; no learning rate in it. A
@@ -35,10 +36,10 @@ class NuclearNorm(Penalty):
 
     Raises:
       TypeError: a strength is not a real number.
-      ValueError: a concrete strength is negative, NaN or infinite; on use, a leaf has
+      ValueError: a concrete strength is negative, NaN or infinite. On use, a leaf has
         less than two axes, or a strength differs within a matrix.
 
-    Gradient λ U Vᴴ over the singular values that are not zero, to rounding.
+    The gradient is λ U Vᴴ, over the singular values that are not zero to rounding.
 
     >>> import jax.numpy as jnp
     >>> from optareg import NuclearNorm
@@ -87,16 +88,17 @@ class NuclearNorm(Penalty):
         t = jnp.broadcast_to(step * self._each(w), (*w.shape[:-2], 1, 1))
         return soft_threshold(w, t.astype(w.real.dtype))
 
-    def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
-        return self._nearest(w, at_kink)
-
-    def leaf_nearest(self, w: Array, g: Array) -> Array:
-        return self._nearest(w, -g)
+    def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
+        """λ U Vᴴ, and beyond its row and column spaces −g within the spectral ball."""
+        strength, parts = self._each(w), Decomposition.of(w)
+        rest = parts.beyond(-g)
+        inside = rest - soft_threshold(rest, strength)  # Moreau.
+        return jnp.multiply(strength, parts.phase()) + parts.beyond(inside)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        """The Frobenius distance of each matrix."""
-        lacks = g + self._nearest(w, -g)
-        return jnp.sqrt(jnp.sum((lacks * jnp.conj(lacks)).real, axis=(-2, -1)))
+        """The distance of each matrix, in the Frobenius norm."""
+        residual = g + self.leaf_nearest_subgradient(w, g)
+        return jnp.sqrt(jnp.sum(square(residual), axis=(-2, -1)))
 
     def leaf_dual_norm(self, g: Array) -> Array:
         strength = self._each(g)[..., 0, 0]
@@ -106,17 +108,8 @@ class NuclearNorm(Penalty):
         return jnp.max(ratio, initial=0)
 
     def leaf_zeros(self, w: Array) -> Array:
-        """Which singular values are zero, to rounding: a bool for each."""
+        """Which singular values are zero to rounding."""
         return ~is_some(singular_values(w), w.shape)
-
-    def _nearest(self, w: Array, s: Array) -> Array:
-        """The member of ∂R(w) nearest to s: λ U Vᴴ, and s cut off beyond its range."""
-        strength = self._each(w)
-        parts = Decomposition.of(w)
-        rest = parts.beyond(s)
-        # Within the spectral ball of radius λ: the rest of the soft threshold.
-        inside = rest - soft_threshold(rest, strength)
-        return jnp.multiply(strength, parts.phase()) + parts.beyond(inside)
 
     def _each(self, w: Array) -> Array:
         """λ of each matrix, with one entry along the last two axes."""
@@ -127,7 +120,14 @@ class NuclearNorm(Penalty):
 
 
 class Decomposition(NamedTuple):
-    """W = U diag(σ) Vᴴ, with `some` for the singular values that are not zero."""
+    """The singular value decomposition W = U diag(σ) Vᴴ.
+
+    Attributes:
+      u: U.
+      values: σ, the largest first.
+      vh: Vᴴ.
+      some: which singular values are not zero to rounding.
+    """
 
     u: Array
     values: Array
@@ -141,12 +141,12 @@ class Decomposition(NamedTuple):
         return cls(u, values, vh, is_some(values, w.shape))
 
     def phase(self) -> Array:
-        """U Vᴴ over what is not zero; NaN where W is not finite."""
+        """U Vᴴ over the nonzero singular values; NaN if W is not finite."""
         sign = jnp.where(jnp.isnan(self.values), jnp.nan, self.some)
         return scaled(self.u, sign, self.vh)
 
     def beyond(self, x: Array) -> Array:
-        """(I − U Uᴴ) x (I − V Vᴴ) over what is not zero."""
+        """(I − U Uᴴ) x (I − V Vᴴ) over the nonzero singular values."""
         u = self.u * self.some[..., None, :].astype(x.dtype)
         v = adjoint(self.vh * self.some[..., :, None].astype(x.dtype))
         x = x - u @ (adjoint(u) @ x)
@@ -154,7 +154,7 @@ class Decomposition(NamedTuple):
 
 
 def is_some(values: Array, shape: tuple[int, ...]) -> Array:
-    """Which singular values of a matrix of this shape are more than its rounding."""
+    """Which singular values of a matrix of this shape are not zero to rounding."""
     largest = jnp.max(values, axis=-1, keepdims=True, initial=0)
     return values > max(shape[-2:]) * epsilon(values.dtype) * largest
 
@@ -204,10 +204,11 @@ def soft_threshold(w: Array, t: Array) -> Array:
 def soft_threshold_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """By divided differences of f(σ) = max(σ − t, 0): equal σ do not divide by zero.
+    """By divided differences of f(σ) = max(σ − t, 0).
 
-    In the bases U and V, the Hermitian part of dW gets (f_i − f_j) / (σ_i − σ_j), the
-    other part (f_i + f_j) / (σ_i + σ_j), and what is beyond them f_i / σ_i.
+    In the bases U and V, the Hermitian part of dW is multiplied by
+    (f_i − f_j) / (σ_i − σ_j), the skew part by (f_i + f_j) / (σ_i + σ_j), and the part
+    outside of the bases by f_i / σ_i. Equal σ take the limit.
     """
     (w, t), (dw, dt) = primals, tangents
     u, values, vh = jnp.linalg.svd(w, full_matrices=False)
@@ -217,7 +218,7 @@ def soft_threshold_jvp(
     share = f / jnp.where(kept, values, 1)
     a, b = values[..., :, None], values[..., None, :]
     both = kept[..., :, None] & kept[..., None, :]
-    # If one of them is kept, the larger one is more than t, and they differ.
+    # If just one of the two is kept, they differ: no gap is 0.
     gap, total = jnp.abs(a - b), a + b
     high = jnp.maximum(f[..., :, None], f[..., None, :])
     even = jnp.where(both, 1, high / jnp.where(high > 0, gap, 1))
@@ -237,5 +238,5 @@ def soft_threshold_jvp(
 
 
 def without_negative_zeros(x: Array) -> Array:
-    """`x` with zeros of sign +1."""
+    """`x` without −0.0."""
     return jnp.where(x == 0, 0, x)

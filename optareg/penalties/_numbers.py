@@ -1,16 +1,16 @@
-"""Numbers and their absolute values, with the derivatives that penalties need."""
+"""Absolute values, clipping and roots, with the derivatives that penalties need."""
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["absolute", "along", "clip"]
+__all__ = ["absolute", "along", "clip", "root", "square"]
 
 Array = jax.Array
 
 
 @jax.custom_jvp
 def clip(w: Array, radius: Array) -> Array:
-    """`w` within ±radius; its ends move with a radius of 0 too, unlike JAX's."""
+    """`w` clipped to ±radius. Unlike JAX's, it has a derivative by a radius of 0."""
     return jax.lax.clamp(-radius, w, radius)
 
 
@@ -25,17 +25,28 @@ def clip_jvp(
 
 
 def along(w: Array, r: Array, size: Array) -> Array:
-    """An array with the signs, or phases, of w, and other sizes than r = |w|."""
+    """An array with the signs or phases of w, and with `size` in place of r = |w|."""
     if jnp.iscomplexobj(w):
         zero = r == 0
         return jnp.where(zero, 0, w * (size / jnp.where(zero, 1, r)))
-    return jnp.where(size == 0, 0, jnp.sign(w) * size)  # Without zeros of sign −1.
+    return jnp.where(size == 0, 0, jnp.sign(w) * size)  # No −0.0.
 
 
 def absolute(w: Array) -> Array:
     """|w|, with the subgradient 0 at 0, where `jax.grad(jnp.abs)` has 1."""
     if jnp.iscomplexobj(w):
-        # The square root has an infinite slope at 0: keep it away from there.
+        # The square root has an infinite slope at 0, so it is not computed there.
         zero = w == 0
         return jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, w)))
     return w * jax.lax.stop_gradient(jnp.sign(w))
+
+
+def square(x: Array) -> Array:
+    """|x|²."""
+    return (x * jnp.conj(x)).real
+
+
+def root(x: Array) -> Array:
+    """√x, with a derivative of 0 at 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

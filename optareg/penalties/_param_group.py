@@ -1,7 +1,7 @@
 """Parameter groups: a penalty, and the leaves of a tree which it sees as one array.
 
-`ParamGroup` joins leaves to that array and puts it back; `in_param_groups` maps a
-function over groups, and `cover` adds the leaves which are in none.
+`ParamGroup` joins leaves to that array and puts it back. `in_param_groups` maps a
+function over groups.
 """
 
 import functools
@@ -13,24 +13,24 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optareg._tree import Tree, is_masked, widest
+from optareg._tree import is_masked, widest
 
 if TYPE_CHECKING:
     from optareg.penalties._base import Penalty
 
-__all__ = ["ParamGroup", "cover", "in_param_groups"]
+__all__ = ["ParamGroup", "in_param_groups"]
 
 Array = jax.Array
 
 
 class ParamGroup(NamedTuple):
-    """A penalty with strengths for one array, and the leaves which that array is.
+    """A penalty with strengths for one array, and the leaves that make this array.
 
     Attributes:
       penalty: its `leaf_…` methods take the array.
-      at: the numbers of the leaves, in the order of `Tree.leaves`.
-      axes: for joined leaves, the axes along which the units of each are counted: the
-        array has the shape (units, n), a row for each. None for a leaf as it is.
+      at: the indices of the leaves in `Tree.leaves`.
+      axes: for each of joined leaves, the axes along which its units are counted. The
+        array has the shape (units, n). None if the array is one leaf, as it is.
     """
 
     penalty: "Penalty"
@@ -38,14 +38,14 @@ class ParamGroup(NamedTuple):
     axes: tuple[tuple[int, ...], ...] | None = None
 
     def join(self, leaves: Sequence[Any]) -> Any:
-        """The array made of `leaves`; masked if they all are."""
+        """The array made of its `leaves`; masked if they all are."""
         mine = [leaves[i] for i in self.at]
         if self.axes is None or all(map(is_masked, mine)):
             return mine[0]
         if any(map(is_masked, mine)):
             raise ValueError(
-                "of the leaves joined to one array, some have an update and some have "
-                "none. Mask all of them, or none."
+                "the leaves are joined to one array, but some have an update and some "
+                "have none. Mask all of them, or none of them."
             )
         axes = self.axes
         dtype = widest(*(jnp.asarray(x).dtype for x in mine))
@@ -57,7 +57,7 @@ class ParamGroup(NamedTuple):
         return placed(concatenate, sharding_of_units(arrays, axes))(*arrays)
 
     def put(self, array: Any, into: list[Any], like: Sequence[Any]) -> None:
-        """Puts `array` in the places of its leaves, which are shaped as in `like`."""
+        """Puts the parts of `array` into a list of leaves; `like` has their shapes."""
         if self.axes is None or is_masked(array):
             for i in self.at:
                 into[i] = array
@@ -82,7 +82,7 @@ def to_rows(leaf: Array, axes: tuple[int, ...]) -> Array:
 def from_rows(
     rows: Array, *, start: int, axes: tuple[int, ...], shape: tuple[int, ...]
 ) -> Array:
-    """The leaf whose rows begin at the column `start`: the inverse of `to_rows`."""
+    """The leaf from the columns of `rows` at `start` on: the inverse of `to_rows`."""
     counted = [axis % len(shape) for axis in axes]
     units = [shape[axis] for axis in counted]
     rest = [size for axis, size in enumerate(shape) if axis not in counted]
@@ -90,12 +90,12 @@ def from_rows(
     return jnp.moveaxis(leaf, range(len(axes)), axes)
 
 
-# Explicit sharding: a type says how an array is sharded, and what would change that
-# without a word, such as joining arrays sharded in other ways, raises.
+# With explicit sharding the type of an array says how it is sharded. JAX raises if an
+# operation would change that silently, as when arrays of other shardings are joined.
 
 
 def explicit_sharding(x: Any) -> NamedSharding | None:
-    """How the type of `x` says that it is sharded; None if it does not say."""
+    """The sharding in the type of `x`; None if there is none."""
     sharding = getattr(jax.typeof(x), "sharding", None)
     spec = getattr(sharding, "spec", ())
     return sharding if any(part is not None for part in spec) else None
@@ -104,7 +104,7 @@ def explicit_sharding(x: Any) -> NamedSharding | None:
 def sharding_of_units(
     leaves: Sequence[Array], axes: Sequence[tuple[int, ...]]
 ) -> NamedSharding | None:
-    """The sharding of an array of units: that of the first leaf which has one."""
+    """The sharding of the joined array: that of the first leaf with sharded units."""
     found = None
     for leaf, counted in zip(leaves, axes, strict=True):
         sharding = explicit_sharding(leaf)
@@ -126,8 +126,8 @@ def sharding_of_units(
 
 
 def placed(f: Callable[..., Array], sharding: NamedSharding | None) -> Any:
-    """`f` with its result sharded so, and whatever XLA takes within."""
-    # An old JAX has no explicit sharding.
+    """`f` with a result of this sharding; within it XLA chooses the sharding."""
+    # Older versions of JAX have no explicit sharding.
     if sharding is None or not hasattr(jax.sharding, "auto_axes"):
         return f
     return jax.sharding.auto_axes(f, out_sharding=sharding)
@@ -139,19 +139,9 @@ def in_param_groups(
     rest: Sequence[Any],
     *columns: Sequence[Any],
 ) -> list[Any]:
-    """f(penalty, …) of the leaves in `columns` for each group; `rest` elsewhere."""
+    """A leaf each: f(penalty, …) of the `columns` in a group, and `rest` elsewhere."""
     result = list(rest)
     for param_group in param_groups:
         value = f(param_group.penalty, *map(param_group.join, columns))
         param_group.put(value, result, columns[0])
     return result
-
-
-def cover(param_groups: Sequence[ParamGroup], tree: Tree) -> list[ParamGroup]:
-    """The parameter groups, and one of `Nothing` for each leaf that is in none."""
-    from optareg.penalties._base import Nothing
-
-    taken = {i for param_group in param_groups for i in param_group.at}
-    rest = [i for i, x in enumerate(tree.leaves) if i not in taken and not is_masked(x)]
-    everything = [*param_groups, *(ParamGroup(Nothing(), (i,)) for i in rest)]
-    return sorted(everything, key=lambda param_group: param_group.at)

@@ -1,13 +1,13 @@
-"""How a class becomes a penalty: `register_penalty`, and what its fields may be.
+"""How a class becomes a penalty: `register_penalty`, and the kinds of fields.
 
-A field is a strength, unless it says otherwise: `static()` is for what is hashable and
-never traced, `data()` for arrays that are no strength and are not scaled with it.
+A field is a strength by default. `static()` marks a hashable field that is never
+traced. `data()` marks arrays that are not strengths, so they are not scaled with them.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 
@@ -15,9 +15,9 @@ from optareg._checks import check_number
 from optareg._tree import is_masked
 
 __all__ = [
+    "Registered",
     "check_strengths",
     "data",
-    "is_registered",
     "map_strengths",
     "register_penalty",
     "static",
@@ -31,12 +31,34 @@ REGISTERED = "_registered_fields"
 
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field of a penalty that is no strength: hashable, never traced."""
+    """A field of a penalty that is not a strength. It is hashable and never traced.
+
+    Args:
+      **kwargs: those of `dataclasses.field`, for instance `default`.
+
+    >>> from optareg.penalties import Penalty, register_penalty, static
+    >>> @register_penalty
+    ... class Cube(Penalty):
+    ...     size: float = static(default=1.0)
+    ...
+    ...     def leaf_value(self, w):
+    ...         return jnp.where(jnp.all(abs(w) <= self.size), 0.0, jnp.inf)
+    ...
+    ...     def leaf_prox(self, w, step):
+    ...         return w.clip(-self.size, self.size)
+    >>> import jax, jax.numpy as jnp
+    >>> print(jax.tree.leaves(Cube()), Cube(2.0).prox(jnp.array([3.0, 1.0]), 0.1))
+    [] [2. 1.]
+    """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 def data(**kwargs: Any) -> Any:
-    """A dataclass field of a penalty that holds arrays, but no strength."""
+    """A field of a penalty with arrays that are not strengths. They may be traced.
+
+    Args:
+      **kwargs: those of `dataclasses.field`.
+    """
     return dataclasses.field(metadata={"data": True}, **kwargs)
 
 
@@ -46,18 +68,38 @@ def strength_fields(cls: type) -> tuple[str, ...]:
 
 
 def is_registered(cls: type) -> bool:
-    """Whether `register_penalty` decorates this class itself, not only a parent."""
+    """Whether `register_penalty` decorates this class itself, not just a parent."""
     return REGISTERED in vars(cls)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, data))
 def register_penalty(cls: type[T]) -> type[T]:
-    """Makes `cls` a frozen dataclass and a pytree.
+    """A decorator that makes a class a penalty: a frozen dataclass and a pytree.
 
-    The leaves of the pytree are the strengths and the `data()`.
+    The leaves of the pytree are the strengths and the fields of `data()`.
+
+    Args:
+      cls: a subclass of `Penalty` with `leaf_value` and `leaf_prox`.
+
+    Returns:
+      The class.
 
     Raises:
       TypeError: the class lacks a method that a penalty must have.
+
+    >>> import jax.numpy as jnp
+    >>> from optareg.penalties import Penalty, register_penalty
+    >>> @register_penalty
+    ... class Ball(Penalty):
+    ...     radius: float
+    ...
+    ...     def leaf_value(self, w):
+    ...         return jnp.where(jnp.linalg.norm(w) <= self.radius, 0.0, jnp.inf)
+    ...
+    ...     def leaf_prox(self, w, step):
+    ...         return w / jnp.maximum(jnp.linalg.norm(w) / self.radius, 1)
+    >>> print(Ball(1.0).prox(jnp.array([3.0, 4.0]), 0.1))
+    [0.6 0.8]
     """
     check_methods(cls)
     cls = dataclasses.dataclass(frozen=True)(cls)
@@ -76,7 +118,7 @@ def register_penalty(cls: type[T]) -> type[T]:
         return children, tuple(getattr(penalty, name) for name in others)
 
     def unflatten(aux: Any, children: Any) -> T:
-        # Around the constructor, whose checks would reject JAX's placeholders.
+        # Without the constructor: its checks would reject JAX's placeholders.
         new = object.__new__(cls)
         for name, value in zip(names + others, (*children, *aux), strict=True):
             object.__setattr__(new, name, value)
@@ -86,8 +128,41 @@ def register_penalty(cls: type[T]) -> type[T]:
     return cls
 
 
+class Registered:
+    """The base of classes that must be decorated with `register_penalty`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises if the decorator is forgotten, or an argument is not a field."""
+        if not is_registered(cls):
+            raise TypeError(
+                f"{cls.__name__} is no penalty yet: decorate the class with "
+                '`@register_penalty`; see "How to add a penalty" in CONTRIBUTING.md.'
+            )
+        fields = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in fields:
+                hint = (
+                    f" From scikit-learn's, use `{cls.__name__}.from_sklearn`."
+                    if name in ("alpha", "l1_ratio") and hasattr(cls, "from_sklearn")
+                    else ""
+                )
+                raise TypeError(
+                    f"{cls.__name__} has no argument `{name}`, but "
+                    f"{', '.join(f'`{f}`' for f in fields)}.{hint}"
+                )
+        return object.__new__(cls)
+
+    def replace(self, **fields: Any) -> Self:
+        """A copy with other fields. They are not checked: JAX puts placeholders in."""
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = fields.get(field.name, getattr(self, field.name))
+            object.__setattr__(new, field.name, value)
+        return new
+
+
 def map_strengths(f: Callable[[Any], Any], penalty: T) -> T:
-    """`penalty` with f of each strength, within combinators too; `data()` as it is."""
+    """`penalty` with f of each strength, also in combinators; `data()` as it is."""
 
     def of_field(value: Any) -> Any:
         return jax.tree.map(of_entry, value, is_leaf=lambda x: is_registered(type(x)))
@@ -138,9 +213,9 @@ def check_strengths(penalty: Any) -> None:
 
 
 def check_methods(cls: type) -> None:
-    """Raises unless `cls` has the methods that every penalty needs."""
+    """Raises unless `cls` has the methods that a penalty must have."""
     has = {name: is_defined(cls, name) for name in ("leaf_value", "leaf_prox")}
-    # A combinator resolves to other penalties; a smooth part needs no prox.
+    # A combinator resolves to other penalties. A smooth penalty needs no prox.
     if is_defined(cls, "resolve") and not has["leaf_value"]:
         return
     has["leaf_prox"] |= is_defined(cls, "split")
@@ -154,6 +229,6 @@ def check_methods(cls: type) -> None:
 
 
 def is_defined(cls: type, name: str) -> bool:
-    """Whether a class between `cls` and `Penalty`, its last own base, has `name`."""
+    """Whether `cls`, or one of its bases before `Penalty`, defines `name`."""
     own = itertools.takewhile(lambda c: "is_contract" not in vars(c), cls.__mro__)
     return any(name in vars(c) for c in own)

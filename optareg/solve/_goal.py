@@ -145,7 +145,7 @@ def all_penalised(norm: Penalty | None) -> bool:
 
 def acts(norm: Penalty) -> Any:
     """Where a nonsmooth penalty acts: not where it has a strength, and that is 0."""
-    strength = norm.unit()[0]
+    strength = norm.split_strength()[0]
     return strength > 0
 
 

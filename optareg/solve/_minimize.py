@@ -10,10 +10,11 @@ import optax
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
-from optareg._inspect import greatest, residuals
+from optareg._stationarity import greatest, residuals
 from optareg._tree import Tree, epsilon, is_masked, path_name, widest
-from optareg.penalties._base import ParamGroup, Penalty, cover
+from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty
+from optareg.penalties._unpenalised import cover
 from optareg.solve._goal import goal_of, partly_free
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._newton import (

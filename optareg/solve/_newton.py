@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optareg._inspect import greatest
+from optareg._stationarity import greatest
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 
@@ -84,7 +84,7 @@ class Objective(NamedTuple):
 
     def nearest(self, w: Leaves, g: Leaves) -> Leaves:
         """The member of the subdifferential of the norms at w nearest to −g."""
-        return self._each(lambda n, x, d: n.leaf_nearest(x, d), w, g)
+        return self._each(lambda n, x, d: n.leaf_nearest_subgradient(x, d), w, g)
 
     def prox(self, z: Leaves, tau: Array | float) -> Leaves:
         """The proximal operator, with steps τ · scale; exact at kinks."""
@@ -93,7 +93,9 @@ class Objective(NamedTuple):
 
     def dual(self, z: Leaves, tau: Array | float) -> Leaves:
         """What the proximal operator, with steps τ · scale, takes off from z."""
-        return self._each(lambda n, x, c: n.leaf_dual(x, tau * c), z, self.scales)
+        return self._each(
+            lambda n, x, c: n.leaf_conjugate_prox(x, tau * c), z, self.scales
+        )
 
     def _each(self, f: Callable[..., Array], *arguments: Leaves) -> Leaves:
         """Applies f to the norm and arguments of each leaf; 0 where there is none."""

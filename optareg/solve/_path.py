@@ -11,10 +11,11 @@ from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number, is_traced
 from optareg._tree import Tree, path_name, widest
-from optareg.penalties._base import ParamGroup, Penalty, cover
+from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty, masked
 from optareg.penalties._l1 import L1
 from optareg.penalties._register import strengths_of, with_strengths
+from optareg.penalties._unpenalised import cover
 from optareg.solve._goal import acts, all_penalised, goal_of, partly_free
 from optareg.solve._heads import Heads
 from optareg.solve._minimize import (

@@ -266,7 +266,7 @@ def solve(
     ]
     # A penalty may have a domain: positive weights, for instance.
     w = tuple(
-        x if n is None else n.leaf_domain(x)
+        x if n is None else n.leaf_project_domain(x)
         for n, x in zip(problem.norms, w, strict=True)
     )
     first = start(problem.unscaled(w), w)
@@ -390,6 +390,6 @@ def inverse(curvature: Array, penalty: Penalty) -> Array:
     """One over the curvature, kept off zero; one number where R is not entrywise."""
     curvature = jnp.abs(curvature)
     most = jnp.max(curvature, initial=0)
-    curvature = penalty.leaf_coupled_max(curvature)
+    curvature = penalty.leaf_group_max(curvature)
     floor = jnp.where(most > 0, 1e-12 * most, 1)
     return 1 / jnp.maximum(curvature, floor)

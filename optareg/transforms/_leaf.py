@@ -62,10 +62,10 @@ def leaves_of(
     """The parameter groups with a nonsmooth penalty."""
     leaves = []
     for group in kept:
-        strength, psi = rest_of(group.penalty).unit()
+        strength, psi = rest_of(group.penalty).split_strength()
         w, kept_of_it, now = (group.join(x) for x in (params, stored, s))
         wide = unrounded(psi, w, kept_of_it)
-        start = psi.leaf_domain(wide)
+        start = psi.leaf_project_domain(wide)
         everywhere = start is wide
         leaves.append(Leaf(group, strength, psi, w, start, everywhere, now, kept_of_it))
     return leaves
@@ -87,19 +87,19 @@ def first_subgradient(penalty: Penalty, w: Array) -> Array:
     """The subgradient at the first parameters; 0 where there is a choice."""
     rest = rest_of(penalty)
     rest.weak_convexity()  # Raises at once where it is not known.
-    _, psi = rest.unit()
-    return psi.leaf_gradient(psi.leaf_domain(widen(w)))
+    _, psi = rest.split_strength()
+    return psi.leaf_gradient(psi.leaf_project_domain(widen(w)))
 
 
 def read_subgradient(penalty: Penalty, w: Array, stored: Array) -> Array:
     """s, from what the state holds and the parameters as they come in."""
-    _, psi = rest_of(penalty).unit()
+    _, psi = rest_of(penalty).split_strength()
     wide = widen(w)
     if psi.leaf_kink(wide) is None:
         return stored
     if wide.dtype != w.dtype:  # It held a weight, if this one is zero only now.
-        stored = psi.leaf_project(stored)
-    s: Array = subgradient(psi, psi.leaf_domain(wide), stored)
+        stored = psi.leaf_project_dual(stored)
+    s: Array = subgradient(psi, psi.leaf_project_domain(wide), stored)
     return s
 
 
@@ -138,7 +138,7 @@ def penalised_gradient(penalty: Penalty, g: Array, w: Array, s: Any) -> Array:
     if smooth is not None:
         h = h + smooth.leaf_gradient(widen(w))
     if rest is not None:
-        h = h + jnp.asarray(rest.unit()[0], s.real.dtype) * s
+        h = h + jnp.asarray(rest.split_strength()[0], s.real.dtype) * s
     return h.astype(widest(w.dtype, g.dtype))
 
 

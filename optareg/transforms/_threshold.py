@@ -219,7 +219,7 @@ def of_others(
 def factors_of(leaf: Leaf) -> tuple[Any, Any]:
     """What the rule needs to know of a leaf; numbers, or one for each entry."""
     if leaf.scaled:
-        return leaf.psi.leaf_noise(leaf.start), leaf.strength
+        return leaf.psi.leaf_noise_scale(leaf.start), leaf.strength
     shorter = 1.0 if leaf.psi.entrywise else COUPLED
     return shorter, leaf.psi.leaf_largest_subgradient()
 
