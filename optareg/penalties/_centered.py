@@ -26,8 +26,8 @@ def centered(penalty: Penalty, at: PyTree) -> Penalty:
     survives `optax.apply_updates`, which computes p + (at − p), if the difference is
     exact. It is exact if p is within a factor of two of at, or if at is 0. Any other p
     comes near in one step, and is exact after the next one. So start from `at`.
-    `target_sparsity` counts weights with w = at as zeros. `freeze_zeros` does not: it
-    looks at w = 0 only.
+    `target_sparsity` counts weights with w = at as zeros;
+    `freeze_zeros(optimizer, at=at)` keeps them.
 
     Args:
       penalty: any penalty. What it sees is w − at.

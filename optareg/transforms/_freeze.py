@@ -15,7 +15,7 @@ __all__ = ["freeze_zeros"]
 
 
 def freeze_zeros(
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation, *, at: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps `optimizer` so that a parameter that is exactly zero stays zero.
 
@@ -32,10 +32,15 @@ def freeze_zeros(
     Not for what starts at zero and should move, as fresh biases do: leave them out by
     `optax.partition({True: freeze_zeros(adam), False: adam}, by_path("kernel"))`.
 
+    With `at`, a parameter stays that equals its entry there instead: what
+    `centered(penalty, at=pretrained)` left as it was.
+
     Args:
       optimizer: any Optax optimizer; a whole chain, as what stands before or behind
         `freeze_zeros` sees the zeros' gradients, or may move them. It receives the
         parameters and every extra argument.
+      at: a tree of arrays with the structure and shapes of the parameters; zeros by
+        default. Leaves that are masked there all move.
 
     Returns:
       A transformation that needs `params`. Its state is that of `optimizer`, so one
@@ -46,7 +51,7 @@ def freeze_zeros(
 
     Raises:
       TypeError: `optimizer` is no transformation.
-      ValueError: `params` is missing, or updates do not fit it.
+      ValueError: `params` is missing, or updates or `at` do not fit it.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from optareg import freeze_zeros
@@ -72,16 +77,19 @@ def freeze_zeros(
         need_params(params, "freeze_zeros")
         tree = Tree(params)
         g = tree.match(updates, "`updates`")
-        gradients = tree.build(map(on_support, g, tree.leaves))
+        fixed = [0] * len(g) if at is None else tree.match(at, "`at` of `freeze_zeros`")
+        gradients = tree.build(map(on_support, g, tree.leaves, fixed))
         steps, state = inner.update(gradients, state, params, **extra_args)
         u = tree.match(steps, "the updates of the wrapped optimizer")
-        return tree.build(map(on_support, u, tree.leaves)), state
+        return tree.build(map(on_support, u, tree.leaves, fixed)), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
-def on_support(x: Any, w: Any) -> Any:
-    """The leaf `x` with zeros where the parameter `w` is zero, whatever was there."""
-    if is_masked(x) or is_masked(w) or not jnp.issubdtype(w.dtype, jnp.inexact):
+def on_support(x: Any, w: Any, fixed: Any) -> Any:
+    """The leaf `x` with zeros where the parameter w is `fixed`, whatever was there."""
+    if any(is_masked(leaf) for leaf in (x, w, fixed)):
         return x
-    return jnp.where(w == 0, 0, x)
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+        return x
+    return jnp.where(w == jnp.asarray(fixed).astype(w.dtype), 0, x)

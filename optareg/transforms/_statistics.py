@@ -21,7 +21,7 @@ DECAY = 0.9
 # The sizes of large leaves are those of so many of their entries.
 SAMPLE = 4096
 # So many leaves of one kind are seen together, for the sake of compile time.
-MANY = 64
+MANY = 16
 # Squares overflow, or are 0, long before their roots do: so they are summed thrice.
 SMALLER, LARGER = 2.0**-64, 2.0**64
 

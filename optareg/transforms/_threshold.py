@@ -8,7 +8,9 @@ an average over about ten steps, and their forgetting maxima M and G::
     t_k = 3 √min(k, 30,000) M_k / max(λ, G_k) + 2 r_u / r_h      for other penalties
 
 G is that of h − s there, and 3 is 1 where such a penalty couples entries. For groups
-the first term is multiplied by √size over the weight of a group.
+the first term is multiplied by √size over the weight of a group. The first rule takes
+the sizes of the steps before this one, the second those of this one too: what is new
+there may have no bound.
 
 The second term is the optimizer's own step size times the strength, as in proximal
 gradient descent. The first averages the noise of gradients over ever more steps, as
@@ -23,14 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._tree import is_masked, real, widen
-from optareg.penalties._base import ParamGroup, Penalty
-from optareg.transforms._leaf import (
-    Leaf,
-    leaves_of,
-    read_subgradient,
-    rest_of,
-    whole_gradient,
-)
+from optareg.transforms._leaf import Leaf
+from optareg.transforms._samples import after, before, seen_of
 from optareg.transforms._statistics import (
     Statistics,
     alike,
@@ -50,29 +46,6 @@ COUPLED = 3.0
 # A longer average has no fewer zeros that flip, and takes longer to forget: after
 # 60,000 steps a changed problem is found again in 2/3 of the steps with this bound.
 LONGEST = 30_000
-
-
-def at_kink(leaf: Leaf, w: Array) -> Array:
-    """Where s does not follow from the weights w of a leaf."""
-    kink = leaf.psi.leaf_kink(w)
-    return jnp.ones(w.shape, bool) if kink is None else kink
-
-
-def sampled_first(leaf: Leaf) -> bool:
-    """Whether h and s of a sample follow from samples of what the leaf is given."""
-    smooth, _ = leaf.group.penalty.split()
-    kept = smooth is None and leaf.stored.dtype == leaf.w.dtype
-    return leaf.scaled and (leaf.psi.entrywise or kept)
-
-
-def few_strengths(leaf: Leaf) -> Penalty:
-    """The penalty for a sample of a leaf."""
-
-    def of_field(x: Any) -> Any:
-        return sample(jnp.broadcast_to(x, leaf.w.shape)) if np.ndim(x) else x
-
-    result: Penalty = jax.tree.map(of_field, leaf.group.penalty)
-    return result
 
 
 class Given(NamedTuple):
@@ -193,10 +166,8 @@ class Automatic(NamedTuple):
         seen = []
         for at, samples in zip(self.kinds, self.samples, strict=True):
             then = together([after_of(i) for i in at], self.count)
-            f = from_given if sampled_first(self.leaves[at[0]]) else from_computed
-            seen.append(
-                ([self.leaves[i].group.at[0] for i in at], jax.vmap(f)(samples, then))
-            )
+            rows = jax.vmap(seen_of(self.leaves[at[0]]))(samples, then)
+            seen.append(([self.leaves[i].group.at[0] for i in at], rows))
         return self.statistics.see(seen, self.count)
 
 
@@ -259,50 +230,3 @@ def thresholds(
 def known_or_one(t: Any) -> Any:
     """One before the first step, when nothing is known."""
     return jnp.where(t > 0, t, 1)
-
-
-def before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
-    """Samples of a leaf that is `scaled`, before it changes."""
-    if sampled_first(leaf):
-        return few_strengths(leaf), sample(leaf.w), sample(leaf.stored), sample(g)
-    kink = at_kink(leaf, leaf.start)
-    return sample(h), sample(leaf.start), sample(leaf.s), sample(kink)
-
-
-def after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
-    """Samples of it after that, and its threshold."""
-    t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
-    if sampled_first(leaf):
-        return sample(end), sample(new), t
-    return sample(end), sample(new), t, sample(at_kink(leaf, end))
-
-
-def from_given(before: Any, after: Any) -> Array:
-    """`sums` of h and u = w' − w + t(s' − s), from samples of what the step was given.
-
-    Not of what it computes: those would be arrays of the size of the leaf that are
-    written and read for their samples only. Of groups, s is what the last step left, as
-    if nobody had changed w since.
-    """
-    penalty, w, stored, g = before
-    end, new, t = after
-    entrywise = rest_of(penalty).entrywise
-    s = read_subgradient(penalty, w, stored) if entrywise else stored
-    (leaf,) = leaves_of([ParamGroup(penalty, (0,))], [w], [stored], [s])
-    by_s = t * (new - s)
-    if not entrywise:
-        # Off its kink a group turns without passing through t.
-        by_s = jnp.where(at_kink(leaf, leaf.start) | at_kink(leaf, end), by_s, 0)
-    return sums(whole_gradient(penalty, g, w, s), end - leaf.start + by_s)
-
-
-def from_computed(before: Any, after: Any) -> Array:
-    """The same, from samples of what the step computed.
-
-    Off the kink the state may hold a weight: s follows from w, and all of the step is
-    in w.
-    """
-    h, w, s, kink = before
-    end, new, t, kink_after = after
-    by_s = jnp.where(kink | kink_after, t * (new - s), 0)
-    return sums(h, end - w + by_s)
