@@ -3,6 +3,7 @@
 Training is one `jax.lax.scan`, so that seeds and strengths need one program.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn.datasets
+
+from optareg import LowRank
 
 PyTree = Any
 Model = Callable[[PyTree, jax.Array], jax.Array]
@@ -43,6 +46,28 @@ def load(seed: int | None = None, test: int = 597) -> tuple[Images, Images]:
     return data.where(rows[:-test]), data.where(rows[-test:])
 
 
+def normal(key: jax.Array, *shape: int) -> jax.Array:
+    return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
+
+
+def dense(key: jax.Array, widths: Sequence[int]) -> PyTree:
+    """The kernel and bias of each layer of a network of Dense layers."""
+    keys = jax.random.split(key, len(widths) - 1)
+    shapes = itertools.pairwise(widths)
+    return [(normal(k, *s), jnp.zeros(s[1])) for k, s in zip(keys, shapes, strict=True)]
+
+
+def layers(p: PyTree, x: jax.Array) -> jax.Array:
+    """The scores of that network; a kernel may be two thin factors."""
+    for w, b in p[:-1]:
+        x = jax.nn.relu(product(x, w) + b)
+    return product(x, p[-1][0]) + p[-1][1]
+
+
+def product(x: jax.Array, w: Any) -> jax.Array:
+    return (x @ w.left) @ w.right if isinstance(w, LowRank) else x @ w
+
+
 def loss(model: Model, p: PyTree, data: Images) -> jax.Array:
     """The mean cross entropy."""
     scores = model(p, data.x)
@@ -62,20 +87,21 @@ def train(
     key: jax.Array,
     epochs: int,
     look: Callable[[PyTree], PyTree] = lambda p: None,
+    batch: int = BATCH,
 ) -> tuple[PyTree, PyTree]:
     """The last parameters, and what `look` sees after each epoch of minibatches."""
     n = len(data.y)
 
     def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
         p, state = carry
-        batch = Images(data.x[rows], data.y[rows])
-        slope = jax.grad(lambda p: loss(model, p, batch))(p)
+        some = Images(data.x[rows], data.y[rows])
+        slope = jax.grad(lambda p: loss(model, p, some))(p)
         updates, state = optimizer.update(slope, state, p)
         return (optax.apply_updates(p, updates), state), None
 
     def epoch(carry: Any, key: jax.Array) -> tuple[Any, PyTree]:
-        rows = jax.random.permutation(key, n)[: n - n % BATCH]
-        carry, _ = jax.lax.scan(step, carry, rows.reshape(-1, BATCH))
+        rows = jax.random.permutation(key, n)[: n - n % batch]
+        carry, _ = jax.lax.scan(step, carry, rows.reshape(-1, batch))
         return carry, look(carry[0])
 
     start = p, optimizer.init(p)
@@ -83,9 +109,9 @@ def train(
     return p, seen
 
 
-def steps_of(data: Images, epochs: int) -> int:
+def steps_of(data: Images, epochs: int, batch: int = BATCH) -> int:
     """The number of steps of so many epochs."""
-    return epochs * (len(data.y) // BATCH)
+    return epochs * (len(data.y) // batch)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

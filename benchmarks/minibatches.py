@@ -29,8 +29,11 @@ import optax
 from digits import (
     Images,
     accuracy,
+    dense,
+    layers,
     load,
     loss,
+    normal,
     print_table,
     spread,
     steps_of,
@@ -80,10 +83,6 @@ NETWORK_WAYS = {
 # The models: parameters from a key, and scores (n, 10) from parameters and pixels.
 
 
-def normal(key: jax.Array, *shape: int) -> jax.Array:
-    return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
-
-
 def linear_start(key: jax.Array) -> PyTree:
     return 0.01 * jax.random.normal(key, (64, 10))
 
@@ -93,15 +92,7 @@ def linear(w: PyTree, x: jax.Array) -> jax.Array:
 
 
 def layers_start(key: jax.Array) -> PyTree:
-    keys = jax.random.split(key, 3)
-    shapes = [(64, 128), (128, 64), (64, 10)]
-    return [(normal(k, *s), jnp.zeros(s[1])) for k, s in zip(keys, shapes, strict=True)]
-
-
-def layers(p: PyTree, x: jax.Array) -> jax.Array:
-    for w, b in p[:-1]:
-        x = jax.nn.relu(x @ w + b)
-    return x @ p[-1][0] + p[-1][1]
+    return dense(key, (64, 128, 64, 10))
 
 
 def convolutions_start(key: jax.Array) -> PyTree:
