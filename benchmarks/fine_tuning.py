@@ -10,8 +10,9 @@ by Adam again, on few images of another task:
 - turned: it knows upright digits, and learns digits turned by 30 degrees. All layers
   are near the pretrained ones.
 
-Four ways: plain; `centered(L1(λ), at=pretrained)`; `centered(L2(λ), at=pretrained)`,
-which is L2-SP; and the last layer alone. "Same" are weights and biases near the
+Five ways: plain; the last layer alone; `centered(L1(λ), at=pretrained)`; plain and then
+cut back, that is with the smallest changes undone, as many as that L1 has none; and
+`centered(L2(λ), at=pretrained)`, which is L2-SP. "Same" are weights and biases near the
 pretrained ones that equal them bit for bit; some pixels are never on, so plain
 fine-tuning has some too. Accuracies are of images that no training saw.
 
@@ -91,6 +92,11 @@ def turn(data: Images) -> Images:
     return Images(jnp.asarray(images.reshape(-1, 64)), data.y)
 
 
+NAMES = {
+    "L1": "`centered(L1)`",
+    "L2": "`centered(L2)`",
+    "cut back": "plain, cut back",
+}
 TASKS = {"new classes": new_classes, "turned": turned}
 
 
@@ -133,6 +139,16 @@ def same(p: PyTree, pretrained: PyTree) -> float:
     return 100 * float(np.mean(np.concatenate([x.ravel() for x in bits])))
 
 
+def cut_back(p: PyTree, pretrained: PyTree, count: int) -> PyTree:
+    """With the `count` smallest changes undone."""
+    changes = jax.tree.map(lambda x, y: jnp.abs(x - y), p, pretrained)
+    each = np.sort(np.concatenate([np.ravel(x) for x in jax.tree.leaves(changes)]))
+    least = each[count - 1] if count else -1.0
+    return jax.tree.map(
+        lambda x, y, change: jnp.where(change > least, x, y), p, pretrained, changes
+    )
+
+
 def measure(
     task: Task, strengths: dict[str, Sequence[float]], epochs: int, seed: int
 ) -> dict[tuple[str, float], tuple[float, float, float]]:
@@ -143,28 +159,35 @@ def measure(
     before = trained("plain", epochs // 4, False, task.old[0], start, keys[1])
     head = dense(keys[2], (WIDTHS[-1], classes))[0] if task.new_head else before[-1]
     start = [*before[:-1], head]
-    result = {}
-    for way in ("plain", "last layer", "L1", "L2"):
-        for strength in strengths.get(way, [0.0]):
-            p = trained(
-                way,
-                epochs,
-                task.new_head,
-                task.new[0],
-                start,
-                keys[3],
-                [*before[:-1], head],
-                jnp.float32(strength),
-            )
-            near = slice(-1) if task.new_head else slice(None)
-            old = [*p[:-1], before[-1]] if task.new_head else p
-            result[way, strength] = (
-                same(p[near], before[near]),
-                float(right(p, task.new[1])),
-                float(right(old, task.old[1])),
-            )
-    old = float(right(before, task.old[1]))
-    return {("not tuned", 0.0): (100.0, float(right(start, task.new[1])), old)} | result
+    near = slice(-1) if task.new_head else slice(None)
+    size = sum(x.size for x in jax.tree.leaves(before[near]))
+    result: dict[tuple[str, float], tuple[float, float, float]] = {}
+
+    def run(way: str, strength: float) -> PyTree:
+        numbers = keys[3], [*before[:-1], head], jnp.float32(strength)
+        return trained(way, epochs, task.new_head, task.new[0], start, *numbers)
+
+    def note(way: str, strength: float, p: PyTree) -> None:
+        old = [*p[:-1], before[-1]] if task.new_head else p
+        result[way, strength] = (
+            same(p[near], before[near]),
+            float(right(p, task.new[1])),
+            float(right(old, task.old[1])),
+        )
+
+    plain = run("plain", 0.0)
+    note("not tuned", 0.0, start)
+    note("plain", 0.0, plain)
+    note("last layer", 0.0, run("last layer", 0.0))
+    for strength in strengths["L1"]:
+        note("L1", strength, run("L1", strength))
+    for strength in strengths["L1"]:
+        count = round(size * result["L1", strength][0] / 100)
+        back = cut_back(plain[near], before[near], count)
+        note("cut back", strength, [*back, *plain[len(back) :]])
+    for strength in strengths["L2"]:
+        note("L2", strength, run("L2", strength))
+    return result
 
 
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
@@ -177,7 +200,7 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
             runs.append(measure(task, strengths, options.epochs, seed))
         for way, strength in runs[0]:
             columns = zip(*(run[way, strength] for run in runs), strict=True)
-            name = {"L1": "`centered(L1)`", "L2": "`centered(L2)`"}.get(way, way)
+            name = NAMES.get(way, way)
             cells = [spread(column) for column in columns]
             yield [title, name, f"{strength:g}" if strength else "", *cells]
 
