@@ -9,6 +9,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import epsilon, path_name
 from optareg.penalties._base import Penalty, check_strengths, register_penalty
+from optareg.penalties._numbers import without_negative_zeros
 
 __all__ = ["NuclearNorm"]
 
@@ -84,8 +85,7 @@ class NuclearNorm(Penalty):
         return jnp.multiply(self._each(w), Decomposition.of(w).phase())
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        t = jnp.broadcast_to(step * self._each(w), (*w.shape[:-2], 1, 1))
-        return soft_threshold(w, t.astype(w.real.dtype))
+        return soft_threshold(w, self._each(w, step))
 
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
         return self._nearest(w, at_kink)
@@ -118,9 +118,9 @@ class NuclearNorm(Penalty):
         inside = rest - soft_threshold(rest, strength)
         return jnp.multiply(strength, parts.phase()) + parts.beyond(inside)
 
-    def _each(self, w: Array) -> Array:
-        """λ of each matrix, with one entry along the last two axes."""
-        strength = jnp.asarray(self.strength, w.real.dtype)
+    def _each(self, w: Array, step: Any = 1) -> Array:
+        """Step · λ of each matrix, with one entry along the last two axes."""
+        strength = jnp.asarray(step * self.strength, w.real.dtype)
         if strength.ndim == 0:
             return jnp.broadcast_to(strength, (*w.shape[:-2], 1, 1))
         return jnp.broadcast_to(strength, w.shape)[..., :1, :1]
@@ -142,7 +142,8 @@ class Decomposition(NamedTuple):
 
     def phase(self) -> Array:
         """U Vᴴ over what is not zero; NaN where W is not finite."""
-        sign = jnp.where(jnp.isnan(self.values), jnp.nan, self.some)
+        some = self.some.astype(self.values.dtype)
+        sign = jnp.where(jnp.isnan(self.values), self.values, some)
         return scaled(self.u, sign, self.vh)
 
     def beyond(self, x: Array) -> Array:
@@ -234,8 +235,3 @@ def soft_threshold_jvp(
     moved = moved - dt.astype(w.dtype) * scaled(u, kept, vh)
     new = without_negative_zeros(jnp.where(t[..., None] > 0, scaled(u, f, vh), w))
     return new, jnp.where(t[..., None] > 0, moved, dw - dt * scaled(u, kept, vh))
-
-
-def without_negative_zeros(x: Array) -> Array:
-    """`x` with zeros of sign +1."""
-    return jnp.where(x == 0, 0, x)
