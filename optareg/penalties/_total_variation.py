@@ -108,7 +108,7 @@ class TotalVariation(Penalty):
         return jnp.multiply(self._along(w), rises)
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        t = self._last(jnp.broadcast_to(step * self._along(w), self._one(w)))
+        t = self._last(jnp.broadcast_to(self._along(w, step), self._one(w)))
         return self._last(prox_of_lines(self._last(w), t.astype(w.dtype)))
 
     def leaf_subgradient(self, w: Array, at_kink: Array) -> Array:
@@ -121,13 +121,13 @@ class TotalVariation(Penalty):
         return jnp.abs(self._lacks(w, -g))
 
     def leaf_dual_norm(self, g: Array) -> Array:
+        strength = self._last(jnp.broadcast_to(self._along(g), self._one(g)))
         g = self._last(g)
         size = jnp.sum(jnp.abs(g), axis=-1, keepdims=True)
         sums = jnp.cumsum(g, axis=-1)
         # A constant has no total variation: no strength holds it where g has a mean.
         rounding = 4 * g.shape[-1] * epsilon(g.dtype) * size
         balanced = jnp.abs(sums[..., -1:]) <= rounding
-        strength = self._last(jnp.broadcast_to(self._along(g), self._one(g)))
         some = strength > 0
         need = jnp.abs(sums[..., :-1]) / jnp.where(some, strength, 1)
         need = jnp.where(balanced, need, jnp.inf)
@@ -157,11 +157,12 @@ class TotalVariation(Penalty):
         shape[self.axis] = 1
         return tuple(shape)
 
-    def _along(self, w: Array) -> Any:
-        """λ with one entry along the axis."""
-        if np.ndim(self.strength) == 0:
-            return self.strength
-        whole = jnp.broadcast_to(self.strength, w.shape)
+    def _along(self, w: Array, step: Any = 1) -> Any:
+        """Step · λ with one entry along the axis."""
+        strength = step * self.strength
+        if np.ndim(strength) == 0:
+            return strength
+        whole = jnp.broadcast_to(strength, w.shape)
         return jax.lax.slice_in_dim(whole, 0, 1, axis=self.axis % w.ndim)
 
 
@@ -209,7 +210,9 @@ def prox_of_lines_jvp(
         return x, dy
     left, right = beside(signs(x))
     runs = Runs.between(left, right)
-    return x, (runs.total(dy) + dt * runs.ends(left, right)) / runs.length(x)
+    # Without a strength nothing couples neighbours that are equal.
+    mean = jnp.where(t == 0, dy, runs.total(dy) / runs.length(x))
+    return x, mean + dt * runs.ends(left, right) / runs.length(x)
 
 
 class Runs(NamedTuple):
