@@ -31,9 +31,11 @@ MOSTLY_COMPILING = {
     "test_nonconvex",
     "test_nuclear_norm",
     "test_path",
+    "test_penalties",
     "test_positive",
     "test_solve_odd",
     "test_stationarity",
+    "test_subgradients",
     "test_joined",
 }
 
@@ -74,3 +76,13 @@ def strict() -> Iterator[None]:
     """No silent promotion of dtypes or ranks for one test."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+hypothesis.settings.register_profile(
+    "quick",
+    deadline=None,
+    max_examples=5,
+    derandomize=True,
+    phases=[hypothesis.Phase.generate],
+    database=None,
+)
