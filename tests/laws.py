@@ -219,6 +219,7 @@ def onto_box(x: jax.Array) -> jax.Array:
 
 def onto_simplex(x: jax.Array) -> jax.Array:
     """By the threshold that the sorted entries show."""
+    x = x - jnp.max(x)  # Which is the same for the set, and for its digits not.
     falling = jnp.flip(jnp.sort(x))
     excess = (jnp.cumsum(falling) - 1) / jnp.arange(1, x.size + 1, dtype=x.dtype)
     return jnp.maximum(x - jnp.max(excess), 0)
@@ -248,8 +249,9 @@ class Plain(Penalty):
 
     def leaf_prox(self, w: jax.Array, step: jax.Array) -> jax.Array:
         length = jnp.sqrt(jnp.sum((w * jnp.conj(w)).real))
-        safe = jnp.where(length == 0, 1, length)
-        return w * jnp.maximum(1 - step * self.strength / safe, 0)
+        radius = step * self.strength
+        stays = length > radius
+        return jnp.where(stays, w * (1 - radius / jnp.where(stays, length, 1)), 0)
 
 
 @register_penalty

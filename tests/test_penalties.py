@@ -192,14 +192,14 @@ def test_nothing_moves_at_step_0(case: Case):
 @every_penalty
 def test_zeros_are_exact_and_positive(case: Case):
     small = np.array([1e-3, -1e-3, 0.0, -0.0, -0.1, 0.1, 0.3, -0.3])
-    w = case.center + case.point(np.resize(small, 12))
-    x = prox(case, w, 30.0)
-    if case.zeros is not None:
-        some = np.broadcast_to(case.penalised, 6)
-        assert np.all(case.zeros(np.where(some, x, case.center)))
-    if case.zeros is not None and not case.is_complex:
-        zero = (x.real == 0) & case.penalised
-        assert not np.any(np.signbit(x.real) & zero)
+    for numbers in (small, np.array([-0.0])):
+        w = case.center + case.point(np.resize(numbers, 12))
+        x = prox(case, w, 30.0)
+        if case.zeros is not None:
+            some = np.broadcast_to(case.penalised, 6)
+            assert np.all(case.zeros(np.where(some, x, case.center)))
+            if not case.is_complex:
+                assert not np.any(np.signbit(x) & (x == 0) & case.penalised)
 
 
 @every_penalty
@@ -217,11 +217,15 @@ def test_nan_spreads_no_further_than_what_is_coupled(case: Case, at):
 
 
 @every_penalty
-def test_infinity_stays(case: Case):
-    w = case.point(np.full(12, 0.5))
-    w[2] = np.inf
-    if case.finite_everywhere:
-        assert not np.isfinite(prox(case, w, 0.1)[2])
+def test_infinity_stays_and_is_far_away(case: Case):
+    if not case.finite_everywhere:
+        return
+    w, far = (case.point(np.linspace(-0.5, 0.6, 12)) for _ in range(2))
+    w[2], far[2] = np.inf, 1e9
+    x, y = prox(case, w, 1.7), prox(case, far, 1.7)
+    assert not np.isfinite(x[2])
+    known = np.isfinite(x)
+    np.testing.assert_allclose(x[known], y[known], rtol=0, atol=1e-6)
 
 
 @every_penalty
@@ -239,6 +243,30 @@ def test_a_vmapped_penalty_is_a_sweep_and_a_compiled_one_is_the_same(case: Case)
             jax.tree.leaves(swept), jax.tree.leaves(each(factor)), strict=True
         ):
             np.testing.assert_allclose(x[i], y, rtol=1e-13, atol=1e-13)
+
+
+@every_penalty
+def test_half_precision_is_computed_in_single(case: Case):
+    """Of complex numbers there is no half."""
+    if case.is_complex or not case.exact:
+        return
+
+    @jax.jit
+    def everything(w):
+        p = case.penalty
+        return p.value(w), p.gradient(w), p.prox(w, 0.5)
+
+    w = case.tree(case.point(np.linspace(-3, 3, 12)))
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), w)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    for narrow, wide in zip(
+        jax.tree.leaves(everything(half)),
+        jax.tree.leaves(everything(single)),
+        strict=True,
+    ):
+        assert wide.dtype == jnp.float32
+        wide = wide.astype(narrow.dtype)
+        np.testing.assert_array_equal(narrow, wide)
 
 
 @every_penalty

@@ -243,7 +243,8 @@ def test_move_is_a_prox_of_weights_and_subgradient(case: Case, w, g, u, t, where
     np.testing.assert_allclose(sum_of_moves[kept], u[kept], rtol=0, atol=atol)
     at_end, _, _ = near(case.penalty, case.tree(end), case.tree(-new))
     # Of directions from the center, digits are lost near it.
-    known = some & ((end == case.center) | (np.abs(end - case.center) > 1e-3))
+    close = (end != case.center) & (np.abs(end - case.center) < 1e-3)
+    known = some & ~np.any(coupled(case) & close, axis=1)
     np.testing.assert_allclose(
         flat(at_end)[known], new[known], rtol=0, atol=10 * atol / t + atol
     )
@@ -292,7 +293,7 @@ def test_dual_norm_is_the_least_strength_that_holds_all(case: Case, g):
     some = np.broadcast_to(case.penalised, 6) & has_prox(case)
     if case.curvature or not (case.finite_everywhere or case.entrywise):
         return  # Other sets than these have no center.
-    g = case.point(g, 10)
+    g = case.point(rounded(g))
     _, held = thresholded(case.penalty, case.tree(case.center + g), 1e6)
     for g in (g, flat(held)):  # noqa: B020
         holds = functools.partial(is_held, case, g, some)
@@ -379,7 +380,7 @@ def test_a_scaled_penalty_is_its_strength_times_one_without(case: Case):
 
     def at_unit(p, w):
         strength, psi = p.unit()
-        assert p.scaled or strength == 1
+        assert p.strength is strength if p.scaled else strength == 1
         return psi.leaf_prox(w, np.float64(0.7) * strength)
 
     found = flat(in_parts(case.penalty, at_unit, w))
