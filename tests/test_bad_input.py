@@ -13,7 +13,6 @@ from optareg import (
     L1,
     L2,
     ElasticNet,
-    add_penalty_gradient,
     by_path,
     masked,
     partition,
@@ -22,6 +21,7 @@ from optareg import (
     sparsity,
     summarize,
 )
+from training import BARE_WAYS as WAYS
 
 PARAMS = {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 GRADIENT = jax.tree.map(jnp.ones_like, PARAMS)
@@ -29,11 +29,6 @@ KERNEL = re.escape("['Dense_0']['kernel']")
 BIAS = re.escape("['Dense_0']['bias']")
 NAN, INF = float("nan"), float("inf")
 
-WAYS = {
-    "add_penalty_gradient": add_penalty_gradient,
-    "proximal_step": lambda penalty: proximal_step(penalty, 0.1),
-    "proximal": lambda penalty: proximal(optax.sgd(0.1), penalty),
-}
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 
 

@@ -28,6 +28,7 @@ from optareg import (
     stationarity,
     target_sparsity,
 )
+from training import BARE_WAYS
 
 PARAMS = {
     "Dense_0": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},
@@ -415,9 +416,7 @@ MIXED = {
     "none said to be none": {1: L2(0.25), None: None, "x": L1(0.5)},
 }
 WAYS = {
-    "add_penalty_gradient": add_penalty_gradient,
-    "proximal_step": lambda penalty: proximal_step(penalty, 0.1),
-    "proximal": lambda penalty: proximal(optax.sgd(0.1), penalty),
+    **BARE_WAYS,
     "target_sparsity": lambda penalty: target_sparsity(optax.sgd(0.1), penalty, 0.5),
 }
 

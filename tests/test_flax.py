@@ -9,27 +9,20 @@ import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
+import training
 from optareg import (
     L1,
     ElasticNet,
-    add_penalty_gradient,
     by_path,
     masked,
     proximal,
-    proximal_step,
     sparsity,
 )
 from training import assert_close, assert_no_negative_zeros, assert_same, wine
 
 RATE, STEPS = 0.01, 300
 KERNELS = masked(ElasticNet(0.01, 0.001), by_path("kernel"))
-WAYS = {
-    "add_penalty_gradient": optax.chain(
-        add_penalty_gradient(KERNELS), optax.adam(RATE)
-    ),
-    "proximal_step": optax.chain(optax.adam(RATE), proximal_step(KERNELS, RATE)),
-    "proximal": proximal(optax.adam(RATE), KERNELS),
-}
+WAYS = {name: way(KERNELS, RATE) for name, way in training.WAYS.items()}
 
 
 class Linen(nn.Module):

@@ -34,6 +34,12 @@ WAYS: dict[str, Callable] = {
     ),
     "proximal": lambda penalty, rate=RATE: proximal(optax.adam(rate), penalty),
 }
+# The same, each by itself.
+BARE_WAYS: dict[str, Callable] = {
+    "add_penalty_gradient": add_penalty_gradient,
+    "proximal_step": lambda penalty: proximal_step(penalty, 0.1),
+    "proximal": lambda penalty: proximal(optax.sgd(0.1), penalty),
+}
 # Strong enough for zeros within fifty steps, with the decoupled penalty too.
 PENALTIES = {
     "L1": L1(0.3),

@@ -206,7 +206,21 @@ class Shifted(Penalty):
         return jnp.subtract(w, self.at.astype(w.dtype))
 
     def _back(self, new: Array, d: Array, w: Array) -> Array:
-        """The sum at + new: exactly at if new is 0, and exactly w if new is d."""
-        at = self.at.astype(w.dtype)
-        # The sum would change the sign of −0.0.
-        return jnp.where(new == 0, at, jnp.where(new == d, w, at + new))
+        return back(new, d, w, self.at.astype(w.dtype))
+
+
+@jax.custom_jvp
+def back(new: Array, d: Array, w: Array, at: Array) -> Array:
+    """The sum at + new; at itself where new is 0, and w where nothing moved."""
+    # A sum would change the sign of −0.
+    return jnp.where(new == 0, at, jnp.where(new == d, w, at + new))
+
+
+@back.defjvp
+def back_jvp(
+    primals: tuple[Array, Array, Array, Array],
+    tangents: tuple[Array, Array, Array, Array],
+) -> tuple[Array, Array]:
+    """That of the sum, whichever it is: a strength of 0 moves it too."""
+    moved, _, _, of_at = tangents
+    return back(*primals), moved + of_at

@@ -10,6 +10,7 @@ import optax
 
 from optareg._tree import epsilon, path_name, widen
 from optareg.penalties._base import Penalty, data, register_penalty, static
+from optareg.penalties._numbers import without_negative_zeros
 
 __all__ = ["constraint"]
 
@@ -138,7 +139,7 @@ class Constraint(Penalty):
 
     def _project(self, w: Array) -> Array:
         projected = jnp.asarray(self.projection(w)).astype(w.dtype)
-        projected = jnp.where(projected == 0, 0, projected)
+        projected = without_negative_zeros(projected)
         # A comparison in the projection may have lost a NaN.
         return jnp.where(jnp.isnan(w), w, projected)
 

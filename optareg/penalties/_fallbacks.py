@@ -43,7 +43,9 @@ def nearest_subgradient(prox: Prox, w: Array, g: Array) -> Array:
     """
     size, slope = jnp.max(jnp.abs(w), initial=0), jnp.max(jnp.abs(g), initial=0)
     tau = epsilon(w.dtype) ** 0.5 * size / jnp.where(slope > 0, slope, 1)
-    tau = jnp.where(tau > 0, tau, 1).astype(w.real.dtype)
+    # At zero no digit is lost however small it is.
+    least = epsilon(w.dtype) ** 2 / jnp.where(slope > 0, slope, 1)
+    tau = jnp.where(tau > 0, tau, least).astype(w.real.dtype)
     return (w - prox(w - tau * g, tau)) / tau - g
 
 

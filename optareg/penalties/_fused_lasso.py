@@ -65,7 +65,9 @@ def fused_lasso_jvp(
         return x, dy
     left, right = beside(signs(x))
     runs = Runs.between(left, right)
-    return x, (runs.total(dy) + dt * runs.ends(left, right)) / runs.length(x)
+    # Without a strength nothing couples neighbours that are equal.
+    mean = jnp.where(t == 0, dy, runs.total(dy) / runs.length(x))
+    return x, mean + dt * runs.ends(left, right) / runs.length(x)
 
 
 @functools.partial(jax.jit, inline=True)

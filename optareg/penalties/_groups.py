@@ -163,28 +163,33 @@ class SparseGroupLasso(Grouped):
     groups: Any = static(default=None, kw_only=True)
     size_scaled: bool = static(default=True, kw_only=True)
 
+    # By the parts: a share of the strengths has no derivative where they are zero.
+
     def leaf_value(self, w: Array) -> Array:
-        return self._norm().leaf_value(w)
+        l1, group = self._parts()
+        return l1.leaf_value(w) + group.leaf_value(w)
 
     def leaf_gradient(self, w: Array) -> Array:
-        return self._norm().leaf_gradient(w)
+        l1, group = self._parts()
+        return l1.leaf_gradient(w) + group.leaf_gradient(w)
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        return self._norm().leaf_prox(w, step)
+        l1, group = self._parts()
+        return group.leaf_prox(l1.leaf_prox(w, step), step)
 
     def leaf_group_max(self, x: Array) -> Array:
-        return self._norm().group.leaf_group_max(x)
+        return self._parts()[1].leaf_group_max(x)
 
     def split(self) -> tuple[Penalty | None, Penalty | None]:
-        return None, self._norm()
+        return None, Mixture.of(*self._parts())
 
-    def _norm(self) -> "Mixture":
+    def _parts(self) -> tuple[L1, GroupLasso]:
         l1 = L1(0).replace(strength=self.l1)
         names = ("axis", "groups", "size_scaled")
         group = GroupLasso(0).replace(
             strength=self.group, **{name: getattr(self, name) for name in names}
         )
-        return Mixture.of(l1, group)
+        return l1, group
 
 
 @register_penalty

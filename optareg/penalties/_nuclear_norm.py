@@ -9,7 +9,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import epsilon, path_name
 from optareg.penalties._base import Penalty, check_strengths, register_penalty
-from optareg.penalties._numbers import square
+from optareg.penalties._numbers import square, without_negative_zeros
 
 __all__ = ["NuclearNorm"]
 
@@ -85,8 +85,7 @@ class NuclearNorm(Penalty):
         return jnp.multiply(self._each(w), Decomposition.of(w).phase())
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        t = jnp.broadcast_to(step * self._each(w), (*w.shape[:-2], 1, 1))
-        return soft_threshold(w, t.astype(w.real.dtype))
+        return soft_threshold(w, self._each(w, step))
 
     def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         """λ U Vᴴ, and beyond its row and column spaces −g within the spectral ball."""
@@ -111,9 +110,9 @@ class NuclearNorm(Penalty):
         """Which singular values are zero to rounding."""
         return ~is_some(singular_values(w), w.shape)
 
-    def _each(self, w: Array) -> Array:
-        """λ of each matrix, with one entry along the last two axes."""
-        strength = jnp.asarray(self.strength, w.real.dtype)
+    def _each(self, w: Array, step: Any = 1) -> Array:
+        """Step · λ of each matrix, with one entry along the last two axes."""
+        strength = jnp.asarray(step * self.strength, w.real.dtype)
         if strength.ndim == 0:
             return jnp.broadcast_to(strength, (*w.shape[:-2], 1, 1))
         return jnp.broadcast_to(strength, w.shape)[..., :1, :1]
@@ -142,7 +141,8 @@ class Decomposition(NamedTuple):
 
     def phase(self) -> Array:
         """U Vᴴ over the nonzero singular values; NaN if W is not finite."""
-        sign = jnp.where(jnp.isnan(self.values), jnp.nan, self.some)
+        some = self.some.astype(self.values.dtype)
+        sign = jnp.where(jnp.isnan(self.values), self.values, some)
         return scaled(self.u, sign, self.vh)
 
     def beyond(self, x: Array) -> Array:
@@ -235,8 +235,3 @@ def soft_threshold_jvp(
     moved = moved - dt.astype(w.dtype) * scaled(u, kept, vh)
     new = without_negative_zeros(jnp.where(t[..., None] > 0, scaled(u, f, vh), w))
     return new, jnp.where(t[..., None] > 0, moved, dw - dt * scaled(u, kept, vh))
-
-
-def without_negative_zeros(x: Array) -> Array:
-    """`x` without −0.0."""
-    return jnp.where(x == 0, 0, x)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["absolute", "along", "clip", "root", "square"]
+__all__ = ["absolute", "along", "clip", "root", "square", "without_negative_zeros"]
 
 Array = jax.Array
 
@@ -22,6 +22,20 @@ def clip_jvp(
     (w, radius), (dw, dr) = primals, tangents
     end = jnp.sign(w) * dr
     return clip(w, radius), jax.lax.select(jnp.abs(w) >= radius, end, dw)
+
+
+@jax.custom_jvp
+def without_negative_zeros(x: Array) -> Array:
+    """`x` with zeros of sign +1; they move as all other entries do."""
+    return jnp.where(x == 0, 0, x)
+
+
+@without_negative_zeros.defjvp
+def without_negative_zeros_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """The derivative of the identity."""
+    return without_negative_zeros(*primals), tangents[0]
 
 
 def along(w: Array, r: Array, size: Array) -> Array:

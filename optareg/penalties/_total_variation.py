@@ -103,7 +103,7 @@ class TotalVariation(Penalty):
         return jnp.multiply(self._along(w), rises)
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
-        t = self._last(jnp.broadcast_to(step * self._along(w), self._one(w)))
+        t = self._last(jnp.broadcast_to(self._along(w, step), self._one(w)))
         return self._last(fused_lasso(self._last(w), t.astype(w.dtype)))
 
     def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
@@ -113,13 +113,13 @@ class TotalVariation(Penalty):
         return jnp.abs(self._residual(w, -g))
 
     def leaf_dual_norm(self, g: Array) -> Array:
+        strength = self._last(jnp.broadcast_to(self._along(g), self._one(g)))
         g = self._last(g)
         size = jnp.sum(jnp.abs(g), axis=-1, keepdims=True)
         sums = jnp.cumsum(g, axis=-1)
         # A constant costs nothing: if g has a mean, no strength keeps lines constant.
         rounding = 4 * g.shape[-1] * epsilon(g.dtype) * size
         balanced = jnp.abs(sums[..., -1:]) <= rounding
-        strength = self._last(jnp.broadcast_to(self._along(g), self._one(g)))
         some = strength > 0
         need = jnp.abs(sums[..., :-1]) / jnp.where(some, strength, 1)
         need = jnp.where(balanced, need, jnp.inf)
@@ -150,9 +150,10 @@ class TotalVariation(Penalty):
         shape[self.axis] = 1
         return tuple(shape)
 
-    def _along(self, w: Array) -> Any:
-        """λ, with one entry along the axis."""
-        if np.ndim(self.strength) == 0:
-            return self.strength
-        whole = jnp.broadcast_to(self.strength, w.shape)
+    def _along(self, w: Array, step: Any = 1) -> Any:
+        """Step · λ, with one entry along the axis."""
+        strength = step * self.strength
+        if np.ndim(strength) == 0:
+            return strength
+        whole = jnp.broadcast_to(strength, w.shape)
         return jax.lax.slice_in_dim(whole, 0, 1, axis=self.axis % w.ndim)
