@@ -250,7 +250,7 @@ class Plain(Penalty):
     def leaf_prox(self, w: jax.Array, step: jax.Array) -> jax.Array:
         length = jnp.sqrt(jnp.sum((w * jnp.conj(w)).real))
         radius = step * self.strength
-        stays = length > radius
+        stays = ~(length <= radius)  # A NaN does.
         return jnp.where(stays, w * (1 - radius / jnp.where(stays, length, 1)), 0)
 
 
