@@ -42,6 +42,7 @@ MOSTLY_COMPILING = {
     "test_path",
     "test_penalties",
     "test_positive",
+    "test_product",
     "test_solve_odd",
     "test_stationarity",
     "test_subgradients",

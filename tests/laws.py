@@ -250,7 +250,7 @@ class Plain(Penalty):
     def leaf_prox(self, w: jax.Array, step: jax.Array) -> jax.Array:
         length = jnp.sqrt(jnp.sum((w * jnp.conj(w)).real))
         radius = step * self.strength
-        stays = length > radius
+        stays = ~(length <= radius)  # A NaN does.
         return jnp.where(stays, w * (1 - radius / jnp.where(stays, length, 1)), 0)
 
 
@@ -561,6 +561,14 @@ COUPLED = {
         zeros=ties(DOWN),
         scaled=True,
         penalised=np.array([True, False, True] * 2),
+    ),
+    "TotalVariation-of-lines-of-one": Case(
+        TotalVariation(0.6),
+        nothing,
+        np.zeros((6, 1)),
+        zeros=lambda x: np.zeros(0, bool),
+        scaled=True,
+        penalised=False,
     ),
     "NuclearNorm": matrices(0.6, WIDE),
     "NuclearNorm-of-0": matrices(0.0, WIDE),

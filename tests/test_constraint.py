@@ -117,15 +117,26 @@ def test_stationarity_is_the_distance_from_the_normal_cone():
     assert stationarity(penalty, w - 1, g) == jnp.inf
 
 
-def test_stationarity_at_an_optimum_has_all_digits():
-    penalty = constraint(P.projection_simplex)
-    c = jnp.array([0.9, 0.35, -1.0, 0.2])
+@pytest.mark.parametrize("scale", SCALES)
+def test_stationarity_at_an_optimum_has_all_digits(scale):
+    penalty = constraint(lambda x: scale * P.projection_simplex(x / scale))
+    c = scale * jnp.array([0.9, 0.35, -1.0, 0.2])
     w = penalty.prox(c, 1.0)  # Which minimises ½‖w − c‖² there.
-    assert stationarity(penalty, w, w - c) < 1e-15
-    near = penalty.prox(c.at[0].add(1e-6), 1.0)
+    assert stationarity(penalty, w, w - c) < 1e-15 * scale
+    near = penalty.prox(c.at[0].add(1e-6 * scale), 1.0)
     np.testing.assert_allclose(
         stationarity(penalty, near, near - c), jnp.max(jnp.abs(near - w)), rtol=0.1
     )
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_what_is_outside_is_so_at_every_scale(scale, dtype):
+    penalty = constraint(lambda x: scale * jnp.clip(x / scale, -0.5, 1))
+    w = scale * jnp.array([0.1, -0.2, 1.0, 0.0], dtype)
+    assert penalty.value(w) == 0
+    for more in (1e-5, 0.1):
+        assert penalty.value(w * (1 + more)) == jnp.inf
 
 
 def test_what_does_not_fit_raises():

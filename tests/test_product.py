@@ -8,16 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from laws import CASES, Case, flat, prox
+from laws import CASES, Case, flat, prox, slopes
 from optareg import add_penalty_gradient, proximal, proximal_step
 
 pytestmark = pytest.mark.usefixtures("x64")
-RATE, STEPS = 0.2, 1000
+RATE, STEPS = 0.2, 200
+STEPS_OF_ADAM = 600
 C = np.array([3.0, -2.0, 0.6, -0.45, 0.1, 0.25])
 
 
 def adam() -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+    return optax.adam(optax.cosine_decay_schedule(RATE, STEPS_OF_ADAM))
 
 
 WAYS = {
@@ -37,7 +38,7 @@ def target(case: Case) -> np.ndarray:
     return case.center + case.point(np.concatenate([C, C[::-1]]))
 
 
-def train(optimizers: dict[str, Any]) -> dict[str, Any]:
+def train(optimizers: dict[str, Any], steps: int) -> dict[str, Any]:
     """The weights of all cases after training, in one program."""
     goals = {name: CASES[name].tree(target(CASES[name])) for name in optimizers}
 
@@ -55,7 +56,7 @@ def train(optimizers: dict[str, Any]) -> dict[str, Any]:
         for name in optimizers
     }
     states = {name: opt.init(start[name]) for name, opt in optimizers.items()}
-    return jax.jit(lambda c: jax.lax.scan(step, c, length=STEPS)[0][0])((start, states))
+    return jax.jit(lambda c: jax.lax.scan(step, c, length=steps)[0][0])((start, states))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -65,15 +66,16 @@ def test_every_way_takes_every_penalty(way):
     names = [
         name
         for name, case in CASES.items()
-        if not by_gradient or (case.finite_everywhere and case.penalty.convex)
+        if not by_gradient or case.finite_everywhere
     ]
-    found = train({name: WAYS[way](CASES[name].penalty) for name in names})
+    optimizers = {name: WAYS[way](CASES[name].penalty) for name in names}
+    found = train(optimizers, STEPS_OF_ADAM if "adam" in way else STEPS)
     for name in names:
         case, w = CASES[name], flat(found[name])
         expected = prox(case, target(case), 1.0)
         atol = 1e-6
-        if by_gradient and case.zeros is not None:  # By a step or two.
-            atol = 3 * RATE * 2
+        if by_gradient:  # By a step or two, as long as R is steep.
+            atol += 3 * RATE * np.linalg.norm(slopes(case.rest, target(case)))
         np.testing.assert_allclose(w, expected, rtol=0, atol=atol, err_msg=name)
         if not by_gradient and case.zeros is not None:
             zeros = case.zeros(w), case.zeros(expected)

@@ -13,6 +13,11 @@ pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
 
 
+@jax.jit
+def prox(penalty, w):
+    return penalty.prox(w, 1.0)
+
+
 def by_messages(y: np.ndarray, t: float) -> np.ndarray:
     """The prox by dynamic programming over knots (Johnson 2013), in NumPy.
 
@@ -83,7 +88,7 @@ def lacks(y: np.ndarray, x: np.ndarray, t: float) -> float:
 @pytest.mark.parametrize("t", [0.05, 1.0, 7.0])
 def test_prox_is_that_of_other_methods(name, t):
     y = lines()[name]
-    x = np.asarray(TotalVariation(t).prox(jnp.asarray(y), 1.0))
+    x = np.asarray(prox(TotalVariation(t), jnp.asarray(y)))
     scale = np.abs(y).max()
     assert lacks(y, x, t) <= 1e-14 * len(y) * scale
     np.testing.assert_allclose(x, by_messages(y, t), rtol=0, atol=1e-11 * scale)
@@ -93,7 +98,7 @@ def test_prox_is_that_of_other_methods(name, t):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_prox_of_a_long_line_meets_the_optimality_condition(dtype):
     y = jnp.asarray(np.cumsum(RNG.normal(size=20_000)), dtype)
-    x = TotalVariation(3.0).prox(y, 1.0)
+    x = prox(TotalVariation(3.0), y)
     rounding = float(jnp.finfo(dtype).eps * jnp.max(jnp.abs(y)))
     wide = np.asarray(y, np.float64), np.asarray(x, np.float64)
     assert lacks(*wide, 3.0) <= 200 * rounding  # Runs have some hundred entries.
@@ -102,18 +107,18 @@ def test_prox_of_a_long_line_meets_the_optimality_condition(dtype):
 
 def test_neighbours_are_equal_to_the_last_bit_and_no_zero_is_negative():
     y = jnp.array([0.1, 0.3, -0.2, 5.1, 5.3])
-    x = TotalVariation(1.0).prox(y, 1.0)
+    x = prox(TotalVariation(1.0), y)
     assert x[0] == x[1] == x[2] and x[3] == x[4] != x[2]
-    zeros = TotalVariation(1.0).prox(jnp.array([-0.0, -0.0, 0.0]), 1.0)
+    zeros = prox(TotalVariation(1.0), jnp.array([-0.0, -0.0, 0.0]))
     assert not np.any(np.signbit(zeros))
 
 
 def test_lines_are_apart_along_any_axis_each_with_its_strength():
     w = RNG.normal(size=(3, 9, 4))
     strength = np.array([0.1, 0.2, 0.3, 0.0])
-    x = TotalVariation(strength, axis=1).prox(jnp.asarray(w), 2.0)
+    x = prox(TotalVariation(2 * strength, axis=1), jnp.asarray(w))
     for i, j in np.ndindex(3, 4):
-        alone = TotalVariation(strength[j]).prox(jnp.asarray(w[i, :, j]), 2.0)
+        alone = prox(TotalVariation(2 * strength[j]), jnp.asarray(w[i, :, j]))
         np.testing.assert_allclose(x[i, :, j], alone, rtol=1e-14, atol=1e-15)
     value = np.sum(strength * np.abs(np.diff(w, axis=1)))
     penalty = TotalVariation(strength, axis=1)
@@ -131,32 +136,48 @@ def test_short_lines_stay(size):
     np.testing.assert_array_equal(penalty.gradient(w), jnp.zeros_like(w))
     assert penalty.value(w) == 0
     assert stationarity(penalty, w, jnp.ones_like(w)) == size
+    # Nothing holds a line of one entry, which has no total variation.
+    least = penalty.leaf_dual_norm(jnp.ones_like(w))
+    assert least == (jnp.inf if size else 0)
 
 
 def test_nan_stays_within_its_line_and_infinity_is_far_away():
     w = jnp.array([[0.0, jnp.nan, 1.0], [0.0, 1.0, 5.0]])
-    x = TotalVariation(0.5).prox(w, 1.0)
+    x = prox(TotalVariation(0.5), w)
     assert jnp.all(jnp.isnan(x[0]))
     np.testing.assert_allclose(x[1], [0.5, 1.0, 4.5], rtol=1e-15)
-    x = TotalVariation(1.0).prox(jnp.array([0.0, jnp.inf, 0.0, -1.0]), 1.0)
+    x = prox(TotalVariation(1.0), jnp.array([0.0, jnp.inf, 0.0, -1.0]))
     np.testing.assert_array_equal(x, [1.0, jnp.inf, 0.0, 0.0])
 
 
-def test_derivatives_are_finite_differences():
+def test_derivatives_backward_are_those_forward():
     y, dy = (jnp.asarray(RNG.normal(size=12)) for _ in range(2))
 
-    def f(y, strength):
-        return TotalVariation(strength).prox(y, 1.0)
+    @jax.jit
+    def derivatives(y, strength):
+        def f(y, strength):
+            return TotalVariation(strength).prox(y, 1.0)
 
-    h = 1e-6
-    ends = [f(y + k * h * dy, 0.3 + k * h * 0.7) for k in (1, -1)]
-    _, tangent = jax.jvp(f, (y, 0.3), (dy, 0.7))
-    np.testing.assert_allclose(tangent, (ends[0] - ends[1]) / (2 * h), atol=1e-8)
-    _, linear = jax.linearize(f, y, 0.3)
-    np.testing.assert_allclose(linear(dy, 0.7), tangent, rtol=1e-14)
-    by_rows, by_columns = (jax.jit(j(f))(y, 0.3) for j in (jax.jacrev, jax.jacfwd))
-    np.testing.assert_allclose(by_rows, by_columns, atol=1e-15)
-    assert jnp.any(jnp.diff(f(y, 0.3)) == 0)
+        x, linear = jax.linearize(f, y, strength)
+        _, tangent = jax.jvp(f, (y, strength), (dy, 0.7))
+        return x, linear(dy, 0.7), tangent, jax.jacrev(f)(y, strength) @ dy
+
+    x, linear, tangent, backward = derivatives(y, 0.3)
+    assert jnp.any(jnp.diff(x) == 0)
+    np.testing.assert_allclose(linear, tangent, rtol=1e-14, atol=1e-15)
+    at_end = np.sign(np.diff(x, prepend=x[0], append=x[-1]))
+    by_strength = prox_slope(np.asarray(x), at_end)
+    np.testing.assert_allclose(backward, tangent - 0.7 * by_strength, atol=1e-14)
+
+
+def prox_slope(x: np.ndarray, rises: np.ndarray) -> np.ndarray:
+    """The derivative by the strength: rises at the ends of a run, over its length."""
+    runs = np.cumsum(rises[:-1] != 0)
+    each = [
+        (rises[1:][runs == run][-1] - rises[:-1][runs == run][0]) / np.sum(runs == run)
+        for run in runs
+    ]
+    return np.array(each)
 
 
 def test_stationarity_is_the_distance_from_the_subdifferential():
