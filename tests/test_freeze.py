@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from optareg import L1, by_path, proximal, proximal_step
+from optareg import L1, by_path, centered, proximal, proximal_step
 from optareg.transforms._freeze import freeze_zeros
 from problems import regression_data, squared_error
 from test_compiled import (
@@ -520,3 +521,41 @@ def test_the_program_of_many_leaves_stays_small():
     ours, theirs = growth(freeze_zeros(optax.adam(RATE))), growth(optax.adam(RATE))
     assert ours[0] <= 1.3 * theirs[0]
     assert ours[1] <= 1.3 * theirs[1]
+
+
+def test_with_at_what_equals_it_stays_and_zeros_move() -> None:
+    at = {"w": jnp.array([0.5, 0.0, -1.0]), "b": optax.MaskedNode()}
+    params = {"w": jnp.array([0.5, 0.1, 0.0]), "b": jnp.zeros(1)}
+    optimizer = freeze_zeros(optax.sgd(1.0), at=at)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["w"], [0.0, -1.0, -1.0])
+    np.testing.assert_array_equal(updates["b"], [-1.0])
+
+
+def test_with_at_of_another_shape_it_says_which_leaf() -> None:
+    optimizer = freeze_zeros(optax.sgd(1.0), at={"w": jnp.zeros(2)})
+    params = {"w": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"'w'.*`at` of `freeze_zeros`.*\(2,\)"):
+        optimizer.update(params, optimizer.init(params), params)
+
+
+def test_what_centered_kept_stays_bit_for_bit() -> None:
+    """Trained on without the penalty, from where `centered` ended."""
+    pretrained = jnp.array([1.0, -2.0, 0.3, 0.0])
+    target = jnp.array([1.1, -2.0, 2.0, 1.5])
+
+    def run(optimizer: Any, w: Any, steps: int) -> Any:
+        state = optimizer.init(w)
+        for _ in range(steps):
+            updates, state = optimizer.update(w - target, state, w)
+            w = optax.apply_updates(w, updates)
+        return w
+
+    penalty = centered(L1(0.5), at=pretrained)
+    w = run(proximal(optax.sgd(0.5), penalty), pretrained, 60)
+    kept = w == pretrained
+    np.testing.assert_array_equal(kept, [True, True, False, False])
+    w = run(freeze_zeros(optax.sgd(0.5), at=pretrained), w, 60)
+    np.testing.assert_array_equal(w == pretrained, kept)
+    np.testing.assert_allclose(w[2:], target[2:], rtol=1e-6)
