@@ -120,6 +120,20 @@ def test_it_is_the_lasso_of_scikit_learn(x64, scale):
     np.testing.assert_allclose(w, expected, rtol=1e-9, atol=1e-10 * scale)
 
 
+def test_schedule_free_has_the_zeros_in_the_parameters_that_are_trained(x64):
+    """Those of `schedule_free_eval_params` are as near, and none is zero."""
+    X, y, loss = least_squares(1.0)
+    lasso = sklearn.linear_model.Lasso(alpha=0.05, fit_intercept=False, tol=1e-12)
+    expected = lasso.fit(X, y).coef_
+    optimizer = proximal(optax.contrib.schedule_free_sgd(0.1), L1(0.05))
+    w, state = train(optimizer, loss, jnp.zeros(10))
+    averaged = optax.contrib.schedule_free_eval_params(state.inner_state, w)
+    np.testing.assert_array_equal(w == 0, expected == 0)
+    assert not np.any(averaged == 0)
+    for found in (w, averaged):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES.keys())
 def test_nonnegative_least_squares(x64, scale):
     """A strength of 0 leaves the constraint; also from a start outside of it."""

@@ -87,7 +87,9 @@ def proximal(
     Not needed for L2 alone, where `add_penalty_gradient` does the same (here it stores
     nothing either). The proof of convergence covers SGD only; for other optimizers it
     is measured. An optimizer that must evaluate the loss itself (a line search) sees
-    the loss without the penalty, and is not supported.
+    the loss without the penalty, and is not supported. Optimizers that average, such as
+    `schedule_free`, work, but only the parameters that are trained have zeros: deploy
+    those, not the ones of `schedule_free_eval_params`.
 
     Args:
       optimizer: any Optax optimizer. It receives h, the parameters and every extra
