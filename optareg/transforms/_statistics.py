@@ -169,19 +169,26 @@ def alike(things: Mapping[int, Any]) -> list[list[int]]:
     return result
 
 
-def together(things: Sequence[Any], count: Array) -> Any:
-    """Things of one structure and shape as one, with a first axis for which it is."""
+def together(things: Sequence[Any], count: Array) -> tuple[Any, Array]:
+    """Things of one structure and shape as one, with a first axis for which it is.
+
+    Also returns the count. What follows from that one is computed later: so the arrays
+    may then be overwritten in place, and need not be copied.
+    """
     if len(things) == 1:
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], things[0])
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], things[0]), count
 
-    def stack(things: Any) -> Any:
-        return jax.tree.map(lambda *x: jnp.stack(x), *things)
+    def stack(things: Any, count: Array) -> tuple[Any, Array]:
+        return jax.tree.map(lambda *x: jnp.stack(x), *things), jnp.maximum(count, 0)
 
-    def other(things: Any) -> Any:
+    def other(things: Any, count: Array) -> tuple[Any, Array]:
         n = len(things)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), things[0])
+        first = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), things[0])
+        return first, -count
 
-    return compiled_alone(stack, other, count, jax.tree.map(jnp.asarray, things))
+    things = jax.tree.map(jnp.asarray, things)
+    result: tuple[Any, Array] = compiled_alone(stack, other, count, things, count)
+    return result
 
 
 def apart(x: Array, count: Array) -> list[Array]:

@@ -113,11 +113,16 @@ class Automatic(NamedTuple):
             if leaf.scaled and not is_masked(joined[i])
         }
         kinds = alike(few)
-        samples = [together([few[i] for i in at], count) for at in kinds]
-        # So that arrays are read before they are overwritten in place, not copied.
+        samples = []
+        for at in kinds:
+            sample_of_kind, count = together([few[i] for i in at], count)
+            samples.append(sample_of_kind)
+        # What t follows from waits for the samples, so that arrays are read before they
+        # are overwritten in place, not copied.
         barrier: Any = jax.lax.optimization_barrier
+        samples, statistics = barrier((samples, statistics))
         nothing = [None] * len(leaves)
-        first = cls(statistics, count, leaves, nothing, kinds, barrier(samples), joined)
+        first = cls(statistics, count, leaves, nothing, kinds, samples, joined)
         return first._find(scaled=True)
 
     def _find(self, scaled: bool) -> "Automatic":
@@ -165,7 +170,7 @@ class Automatic(NamedTuple):
 
         seen = []
         for at, samples in zip(self.kinds, self.samples, strict=True):
-            then = together([after_of(i) for i in at], self.count)
+            then, _ = together([after_of(i) for i in at], self.count)
             rows = jax.vmap(seen_of(self.leaves[at[0]]))(samples, then)
             seen.append(([self.leaves[i].group.at[0] for i in at], rows))
         return self.statistics.see(seen, self.count)
