@@ -3,6 +3,7 @@
 Each is a root mean square over a sample of a leaf, averaged over about ten steps.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -169,25 +170,29 @@ def alike(things: Mapping[int, Any]) -> list[list[int]]:
     return result
 
 
-def together(things: Sequence[Any], count: Array) -> tuple[Any, Array]:
-    """Things of one structure and shape as one, with a first axis for which it is.
+def together(kinds: Sequence[Sequence[Any]], count: Array) -> tuple[list[Any], Array]:
+    """For each kind its things as one, with a first axis for which it is.
 
     Also returns the count. What follows from that one is computed later: so the arrays
     may then be overwritten in place, and need not be copied.
     """
-    if len(things) == 1:
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], things[0]), count
 
-    def stack(things: Any, count: Array) -> tuple[Any, Array]:
-        return jax.tree.map(lambda *x: jnp.stack(x), *things), jnp.maximum(count, 0)
+    def stack(kinds: Any, count: Array) -> tuple[list[Any], Array]:
+        stacked = [jax.tree.map(lambda *x: jnp.stack(x), *things) for things in kinds]
+        return stacked, jnp.maximum(count, 0)
 
-    def other(things: Any, count: Array) -> tuple[Any, Array]:
-        n = len(things)
-        first = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), things[0])
-        return first, -count
+    def other(kinds: Any, count: Array) -> tuple[list[Any], Array]:
+        def first(x: Array, n: int) -> Array:
+            return jnp.broadcast_to(x, (n, *x.shape))
 
-    things = jax.tree.map(jnp.asarray, things)
-    result: tuple[Any, Array] = compiled_alone(stack, other, count, things, count)
+        stacked = [
+            jax.tree.map(functools.partial(first, n=len(things)), things[0])
+            for things in kinds
+        ]
+        return stacked, -count
+
+    kinds = jax.tree.map(jnp.asarray, list(kinds))
+    result: tuple[list[Any], Array] = compiled_alone(stack, other, count, kinds, count)
     return result
 
 

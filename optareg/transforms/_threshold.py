@@ -113,10 +113,7 @@ class Automatic(NamedTuple):
             if leaf.scaled and not is_masked(joined[i])
         }
         kinds = alike(few)
-        samples = []
-        for at in kinds:
-            sample_of_kind, count = together([few[i] for i in at], count)
-            samples.append(sample_of_kind)
+        samples, count = together([[few[i] for i in at] for at in kinds], count)
         # What t follows from waits for the samples, so that arrays are read before they
         # are overwritten in place, not copied.
         barrier: Any = jax.lax.optimization_barrier
@@ -169,8 +166,9 @@ class Automatic(NamedTuple):
             return after(leaf, end, leaf.group.join(new), t)
 
         seen = []
-        for at, samples in zip(self.kinds, self.samples, strict=True):
-            then, _ = together([after_of(i) for i in at], self.count)
+        afters = [[after_of(i) for i in at] for at in self.kinds]
+        thens, _ = together(afters, self.count)
+        for at, samples, then in zip(self.kinds, self.samples, thens, strict=True):
             rows = jax.vmap(seen_of(self.leaves[at[0]]))(samples, then)
             seen.append(([self.leaves[i].group.at[0] for i in at], rows))
         return self.statistics.see(seen, self.count)
