@@ -211,7 +211,7 @@ SIZES = [
     ("proximal", masked(L1(0.1), False), 1.0, 1.0),
     ("proximal", ElasticNet(0.1, 0.1), 2.5, 2.85),
     ("proximal, found", L2(0.1), 1.2, 1.3),
-    ("proximal, found", L1(0.1), 2.9, 3.1),
+    ("proximal, found", L1(0.1), 3.2, 3.1),
 ]
 
 
