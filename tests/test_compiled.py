@@ -12,9 +12,11 @@ from optareg import (
     L1,
     L2,
     ElasticNet,
+    GroupLasso,
     Penalty,
     add_penalty_gradient,
     by_path,
+    constraint,
     masked,
     partition,
     proximal,
@@ -343,3 +345,20 @@ def test_a_scheduled_step_traces_once(way: str) -> None:
     for _ in range(3):
         params, state = step(params, state)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [L1(0.1), ElasticNet(0.1, 0.1), GroupLasso(0.1), constraint(jnp.tanh)],
+    ids=["L1", "ElasticNet", "GroupLasso", "constraint"],
+)
+@pytest.mark.parametrize("way", ["proximal", "proximal, found"])
+def test_a_step_outside_of_jit_compiles_nothing_anew(way, penalty, caplog) -> None:
+    optimizer = WAYS[way](OPTIMIZERS["adam"], penalty)
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(2)}
+    state = optimizer.init(params)
+    for _ in range(2):
+        _, state = optimizer.update(params, state, params)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        optimizer.update(params, state, params)
+    assert "Compiling" not in caplog.text

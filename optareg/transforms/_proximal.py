@@ -180,15 +180,14 @@ def proximal(
         u = tree.match(steps, "the updates of the wrapped optimizer")
         moves, new = list(u), list(stored)
         find = find.with_steps(u)
-        thresholds = [find.threshold(i, leaf) for i, leaf in enumerate(leaves)]
-        for leaf, t in zip(leaves, thresholds, strict=True):
-            move, new_s = move_leaf(leaf, leaf.group.join(u), t)
+        for i, leaf in enumerate(leaves):
+            move, new_s = move_leaf(leaf, leaf.group.join(u), find.threshold(i, leaf))
             leaf.group.put(move, moves, tree.leaves)
             leaf.group.put(new_s, new, tree.leaves)
         return tree.build(moves), ProximalState(
             count=optax.safe_increment(count),
             subgradient=tree.build(new),
-            statistics=find.after(moves, new, thresholds),
+            statistics=find.after(moves, new),
             inner_state=inner_state,
         )
 

@@ -4,6 +4,7 @@ The optimizer's step is u = w' − w + t(s' − s), so that samples of w and s, 
 after, have it. (A sample of u itself would make the compiled step compute u twice.)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,12 @@ from optareg.transforms._leaf import (
 )
 from optareg.transforms._statistics import sample, sums
 
-__all__ = ["after", "before", "seen_of"]
+__all__ = ["samples_after", "samples_before", "seen_of"]
 
 Array = jax.Array
 
 
-def before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
+def samples_before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
     """Samples of a leaf that is `scaled`, before it changes."""
     if sampled_first(leaf):
         return few_strengths(leaf), sample(leaf.w), sample(leaf.stored), sample(g)
@@ -34,7 +35,7 @@ def before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
     return sample(h), sample(leaf.start), sample(leaf.s), sample(kink)
 
 
-def after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
+def samples_after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
     """Samples of it after that, and its threshold."""
     t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
     if sampled_first(leaf):
@@ -43,10 +44,12 @@ def after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
 
 
 def seen_of(leaf: Leaf) -> Callable[[Any, Any], Array]:
-    """The function of `before` and `after` that has the `sums` of h and u."""
+    """The function of both that has the `sums` of h and u, for each of a first axis."""
     return from_given if sampled_first(leaf) else from_computed
 
 
+@functools.partial(jax.jit, inline=True)
+@jax.vmap
 def from_given(before: Any, after: Any) -> Array:
     """`sums` of h and u = w' − w + t(s' − s), from samples of what the step was given.
 
@@ -66,6 +69,8 @@ def from_given(before: Any, after: Any) -> Array:
     return sums(whole_gradient(penalty, g, w, s), end - leaf.start + by_s)
 
 
+@functools.partial(jax.jit, inline=True)
+@jax.vmap
 def from_computed(before: Any, after: Any) -> Array:
     """The same, from samples of what the step computed.
 

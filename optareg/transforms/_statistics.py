@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optareg._checks import is_traced
 from optareg._tree import widen, widest
 
 __all__ = ["Statistics", "apart", "rms", "sample", "sums"]
@@ -61,35 +62,39 @@ class Statistics(NamedTuple):
         order = np.concatenate([at for at, _ in seen])
         place = np.full(n, len(order))
         place[order] = np.arange(len(order))
-
-        def with_rows(self: Statistics, rows: Sequence[Array]) -> Statistics:
-            nothing = jnp.zeros_like(rows[0][:1])
-            total = jnp.concatenate([*rows, nothing])[place]
-            return self._with(total, place < len(order), count)
-
+        update = functools.partial(with_rows, place=tuple(place.tolist()))
         result: Statistics = compiled_alone(
-            with_rows, lambda self, rows: self, count, self, [rows for _, rows in seen]
+            update,
+            lambda self, rows, count: self,
+            count,
+            self,
+            [rows for _, rows in seen],
+            count,
         )
         return result
 
-    def _with(self, total: Array, known: np.ndarray, count: Array) -> "Statistics":
-        """With `total`, of shape (leaves, 2 or 3, 4), for the leaves that are known."""
-        sizes = root_of_mean(total)
-        gradient = averaged(self.gradient, sizes[:, 0])
-        step = averaged(self.step, sizes[:, 1])
-        balanced = sizes[:, 2] if sizes.shape[1] > 2 else sizes[:, 0]
-        new = Statistics(
-            step=step,
-            gradient=gradient,
-            largest_step=forgetting(self.largest_step, step, count),
-            largest_gradient=forgetting(self.largest_gradient, balanced, count),
-        )
-        if known.all():
-            return new
-        result: Statistics = jax.tree.map(
-            lambda a, b: jnp.where(known, a, b), new, self
-        )
-        return result
+
+@functools.partial(jax.jit, inline=True, static_argnames="place")
+def with_rows(
+    before: Statistics, rows: Sequence[Array], count: Array, place: tuple[int, ...]
+) -> Statistics:
+    """With the rows of some leaves; `place` says which each leaf has, if it has one."""
+    nothing = jnp.zeros_like(rows[0][:1])
+    sizes = root_of_mean(jnp.concatenate([*rows, nothing])[np.array(place)])
+    gradient = averaged(before.gradient, sizes[:, 0])
+    step = averaged(before.step, sizes[:, 1])
+    balanced = sizes[:, 2] if sizes.shape[1] > 2 else sizes[:, 0]
+    new = Statistics(
+        step=step,
+        gradient=gradient,
+        largest_step=forgetting(before.largest_step, step, count),
+        largest_gradient=forgetting(before.largest_gradient, balanced, count),
+    )
+    known = np.array(place) < sum(len(x) for x in rows)
+    if known.all():
+        return new
+    result: Statistics = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, before)
+    return result
 
 
 def averaged(before: Array, new: Array) -> Array:
@@ -191,6 +196,8 @@ def together(kinds: Sequence[Sequence[Any]], count: Array) -> tuple[list[Any], A
         ]
         return stacked, -count
 
+    if not kinds:
+        return [], count
     kinds = jax.tree.map(jnp.asarray, list(kinds))
     result: tuple[list[Any], Array] = compiled_alone(stack, other, count, kinds, count)
     return result
@@ -210,6 +217,8 @@ def apart(x: Array, count: Array) -> list[Array]:
     def other(x: Array, count: Array) -> tuple[Array, Array]:
         return -x, jnp.abs(count).astype(jnp.uint32)
 
+    if not is_traced(count):
+        return list(x)
     # `none` is 0, which the compiler does not know.
     x, none = compiled_alone(with_index, other, count, x, count)
 
@@ -231,6 +240,8 @@ def compiled_alone(
     rows together is one program as long as all that makes them: 1,000 leaves then took
     20 times as long to compile.
     """
+    if not is_traced(count):  # A step outside of `jit` would compile a branch anew.
+        return f(*args)
 
     def branch(*args: Any) -> Any:
         # The CPU's compiler looks through a barrier, but not into a branch. It does not

@@ -17,6 +17,7 @@ gradient descent. The first averages the noise of gradients over ever more steps
 dual averaging does. Both are measured, not proven: `python benchmarks/threshold`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from optareg._tree import is_masked, real, widen
 from optareg.transforms._leaf import Leaf
-from optareg.transforms._samples import after, before, seen_of
+from optareg.transforms._samples import samples_after, samples_before, seen_of
 from optareg.transforms._statistics import (
     Statistics,
     alike,
@@ -63,9 +64,9 @@ class Given(NamedTuple):
         del i
         return real(self.t, leaf.start)
 
-    def after(self, moves: Any, new: Any, thresholds: Any) -> tuple[()]:
+    def after(self, moves: Any, new: Any) -> tuple[()]:
         """No statistics."""
-        del moves, new, thresholds
+        del moves, new
         return ()
 
 
@@ -108,7 +109,7 @@ class Automatic(NamedTuple):
         """With the gradients h that the optimizer is about to see; g is the loss's."""
         joined = [leaf.group.join(h) for leaf in leaves]
         few = {
-            i: before(leaf, leaf.group.join(g), joined[i])
+            i: samples_before(leaf, leaf.group.join(g), joined[i])
             for i, leaf in enumerate(leaves)
             if leaf.scaled and not is_masked(joined[i])
         }
@@ -152,24 +153,24 @@ class Automatic(NamedTuple):
         """The threshold of a leaf: one for each strength, if it has many."""
         return self.thresholds[i].astype(leaf.start.real.dtype)
 
-    def after(
-        self, moves: Sequence[Any], new: Sequence[Any], thresholds: Sequence[Any]
-    ) -> Statistics:
+    def after(self, moves: Sequence[Any], new: Sequence[Any]) -> Statistics:
         """The statistics with what was seen of the leaves that are `scaled`."""
 
         def after_of(i: int) -> Any:
-            leaf, t = self.leaves[i], thresholds[i]
+            leaf = self.leaves[i]
             move, end = leaf.group.join(moves), leaf.start
             if not is_masked(move):
                 # With w, as the caller adds it: the compiler then has this sum already.
                 end = end + widen(move)
-            return after(leaf, end, leaf.group.join(new), t)
+            return samples_after(
+                leaf, end, leaf.group.join(new), self.threshold(i, leaf)
+            )
 
         seen = []
         afters = [[after_of(i) for i in at] for at in self.kinds]
         thens, _ = together(afters, self.count)
         for at, samples, then in zip(self.kinds, self.samples, thens, strict=True):
-            rows = jax.vmap(seen_of(self.leaves[at[0]]))(samples, then)
+            rows = seen_of(self.leaves[at[0]])(samples, then)
             seen.append(([self.leaves[i].group.at[0] for i in at], rows))
         return self.statistics.see(seen, self.count)
 
@@ -205,29 +206,37 @@ def thresholds(
     leaves: Sequence[Leaf],
 ) -> list[Array]:
     """The threshold of each leaf: one for each strength, if it has many."""
-    at = np.array([leaf.group.at[0] for leaf in leaves])
-    step, gradient, largest_step, largest = (x[at] for x in statistics)
-    k = jnp.minimum(count.astype(jnp.float32) + 1, LONGEST)
-    averaging = AVERAGING * jnp.sqrt(k) * largest_step
-    # In parts of the larger one, so that a quotient overflows only if it must.
-    steps = STEPS * (step / jnp.where(gradient > 0, gradient, jnp.inf))
-    terms = averaging, steps, largest
-
+    terms = terms_of(statistics, count, tuple(leaf.group.at[0] for leaf in leaves))
     factors = [factors_of(leaf) for leaf in leaves]
     # What is one number is computed for all leaves at once, what has entries for each.
     alone = [i for i, (a, b) in enumerate(factors) if np.ndim(a) or np.ndim(b)]
-    together = [(0.0, 0.0) if i in alone else ab for i, ab in enumerate(factors)]
+    single = [(0.0, 0.0) if i in alone else ab for i, ab in enumerate(factors)]
     columns = [
         jnp.stack([jnp.asarray(x, jnp.float32) for x in column])
-        for column in zip(*together, strict=True)
+        for column in zip(*single, strict=True)
     ]
     n, here = len(leaves), np.array(alone, int)
-    numbers = [known_or_one(rule(*terms, *columns)), *(x[here] for x in terms)]
-    result = apart(jnp.concatenate(numbers) if alone else numbers[0], count)
+    numbers = [known_or_one(rule(*terms, *columns))]
+    if alone:
+        numbers += [x[here] for x in terms]
+    result = apart(jnp.concatenate(numbers), count)
     for j, i in enumerate(alone):
         terms_here = result[n + j :: len(alone)]
         result[i] = known_or_one(rule(*terms_here, *factors[i]))
     return result[:n]
+
+
+@functools.partial(jax.jit, inline=True, static_argnames="at")
+def terms_of(
+    statistics: Statistics, count: Array, at: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    """3 √k M, 2 r_u / r_h and G of the leaves `at`."""
+    step, gradient, largest_step, largest = (x[np.array(at)] for x in statistics)
+    k = jnp.minimum(count.astype(jnp.float32) + 1, LONGEST)
+    averaging = AVERAGING * jnp.sqrt(k) * largest_step
+    # In parts of the larger one, so that a quotient overflows only if it must.
+    steps = STEPS * (step / jnp.where(gradient > 0, gradient, jnp.inf))
+    return averaging, steps, largest
 
 
 def known_or_one(t: Any) -> Any:
