@@ -19,7 +19,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn.datasets
+from report import print_table
 
 import optareg
 from optareg import GroupLasso, compact, joined, proximal
@@ -192,14 +193,6 @@ def forward_cells(before: Program, after: Program, n: int, seconds: float) -> li
         f"{a:,.0f} → {b:,.0f} µs ({ratio:.1f} ×)",
         f"{memory[0]:,.0f} → {memory[1]:,.0f} kB",
     ]
-
-
-def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(f"\n**{title}**\n")
-    print(f"| {' | '.join(head)} |")
-    print(f"|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def main() -> None:

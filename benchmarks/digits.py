@@ -4,7 +4,7 @@ Training is one `jax.lax.scan`, so that seeds and strengths need one program.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -112,17 +112,3 @@ def train(
 def steps_of(data: Images, epochs: int, batch: int = BATCH) -> int:
     """The number of steps of so many epochs."""
     return epochs * (len(data.y) // batch)
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}"
-
-
-def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Markdown, row by row."""
-    print(f"\n**{title}**\n")
-    print(f"| {' | '.join(head)} |")
-    print(f"|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)

@@ -37,11 +37,10 @@ from digits import (
     dense,
     layers,
     load,
-    print_table,
-    spread,
     steps_of,
     train,
 )
+from report import print_table, spread
 
 from optareg import L1, L2, centered, masked, proximal
 

@@ -37,11 +37,10 @@ from digits import (
     layers,
     load,
     loss,
-    print_table,
-    spread,
     steps_of,
     train,
 )
+from report import print_table, spread
 
 from optareg import LowRank, NuclearNorm, Penalty, low_rank, masked, proximal
 

@@ -34,11 +34,10 @@ from digits import (
     load,
     loss,
     normal,
-    print_table,
-    spread,
     steps_of,
     train,
 )
+from report import print_table, spread
 
 from optareg import L1, GroupLasso, Penalty, minimize, proximal
 

@@ -34,13 +34,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from report import print_table
 from scipy.signal import lfilter
 from scipy.special import expit, xlogy
 
@@ -763,14 +764,6 @@ def best_of(results: dict[str, Result], column: str) -> tuple[str, Result] | Non
 
 
 # The tables.
-
-
-def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(f"\n**{title}**\n")
-    print(f"| {' | '.join(head)} |")
-    print(f"|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def milliseconds(seconds: float) -> str:

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from report import print_table
 
 import optareg
 
@@ -211,14 +212,6 @@ def in_turns(runs: dict[str, RunSteps], seconds: float) -> dict[str, list[float]
 
 def median_ratio(ours: Iterable[float], bare: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-
-
-def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(f"\n**{title}**\n")
-    print(f"| {' | '.join(head)} |")
-    print(f"|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def bytes_rows(optimizers: Sequence[str], size: int) -> Iterable[list[str]]:

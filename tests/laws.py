@@ -14,6 +14,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from optareg import (
     L1,
@@ -774,3 +775,11 @@ def from_parts(penalty: Penalty, f: Callable, *trees: Any) -> list[Any]:
     columns = [Tree(x).leaves for x in trees]
     parts = parts_of(penalty, trees[0])
     return [f(part.penalty, *map(part.join, columns)) for part in parts]
+
+
+# How a law is written: decorated so, with `case` first.
+
+every_penalty = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+law = hypothesis.settings(
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)

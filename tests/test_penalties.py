@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from laws import (
-    CASES,
     Case,
     compiled_prox,
     coupled,
+    every_penalty,
     flat,
     inner,
+    law,
     neighbours,
     nothing,
     objective,
@@ -30,10 +31,6 @@ from laws import (
 from optareg import L1, L2, ElasticNet
 
 pytestmark = pytest.mark.usefixtures("x64")
-every_penalty = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-law = hypothesis.settings(
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
 
 
 @strictly

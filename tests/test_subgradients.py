@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from laws import (
-    CASES,
     Case,
     coupled,
+    every_penalty,
     flat,
     from_parts,
     in_parts,
     inner,
+    law,
     neighbours,
     parts_of,
     points,
@@ -34,10 +35,6 @@ from optareg.penalties._base import in_param_groups
 from optareg.penalties._norm import SIDEWAYS
 
 pytestmark = pytest.mark.usefixtures("x64")
-every_penalty = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-law = hypothesis.settings(
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
 # Where to look: at any point, at what a prox makes of it, where all is at its kink.
 places = st.sampled_from(["prox", "anywhere", "center"])
 thresholds = st.one_of(st.floats(1e-3, 5), st.floats(100, 1e4))
