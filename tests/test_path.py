@@ -24,10 +24,10 @@ from optareg import (
     stationarity,
     strength_grid,
 )
+from optareg.solve._composite import Composite
 from optareg.solve._heads import Heads, evaluate
-from optareg.solve._path import Trail
 from optareg.solve._quadratic import reduced
-from optareg.solve._working_set import Composite
+from optareg.solve._trail import Trail
 from problems import classification_data, regression_data, standardize
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -589,7 +589,7 @@ def test_max_strength_needs_something_that_can_be_zero():
 
     with pytest.raises(ValueError, match=r"\['w'\] has L2, which gives no zeros"):
         max_strength(loss, params, L2(1.0))
-    with pytest.raises(ValueError, match="needs a penalised leaf, got none"):
+    with pytest.raises(ValueError, match="needs a penalised leaf with a strength"):
         max_strength(loss, params, masked(L1(1.0), False))
     with pytest.raises(TypeError, match="`max_strength` needs a penalty"):
         max_strength(loss, params, 1.0)

@@ -1,6 +1,8 @@
 """Solving to a tolerance, in `jit`: one strength, or a whole path of them."""
 
-from optareg.solve._minimize import Solution, minimize
-from optareg.solve._path import max_strength, path, strength_grid
+from optareg.solve._max_strength import max_strength, strength_grid
+from optareg.solve._minimize import minimize
+from optareg.solve._path import path
+from optareg.solve._solution import Solution
 
 __all__ = ["Solution", "max_strength", "minimize", "path", "strength_grid"]

@@ -1,155 +1,108 @@
-"""When a solution is near enough: the default tolerance, and what it is measured in.
+"""When a solution is near enough: the default tolerance, in every parameter's units.
 
-The distance from optimal has the units of a strength. It is compared with the gradient
-of the loss at the null model: what gives zeros is zero, other parameters, such as an
-intercept, are optimal. Those others have no strength; of them a distance counts by what
-it costs, its square over twice the curvature.
+A residual r of a parameter with curvature H costs about r²/2H of the objective. So it
+is measured in parts of √H, and compared with the largest such gradient at the null
+model (see `_null_model.py`). Then scales of columns do not matter. A residual must be
+small beside the strength too, as a duality gap asks for. None can be smaller than
+rounding allows.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import ClosedJaxpr
 
-from optareg._checks import is_traced
 from optareg._tree import epsilon
-from optareg.penalties._base import Penalty
-from optareg.solve._heads import Heads
-from optareg.solve._newton import Leaves, conjugate_gradients, largest, times
-from optareg.solve._working_set import Composite, Goal
+from optareg.solve._composite import Composite, Goal
+from optareg.solve._leaves import Leaves, largest
+from optareg.solve._null_model import at_center
 
-__all__ = ["acts", "all_penalised", "goal_of", "partly_free"]
+__all__ = ["center_or_start", "default_goal", "rough_goal"]
 
 Array = jax.Array
 
 # In parts of that gradient: what nearly all problems reach in spite of rounding.
 SINGLE, DOUBLE = 3e-6, 4e-11
-# Where terms of the gradient cancel, it has rounding errors of so many ε of their size.
-ROUNDING = 4
-# How exactly the null model is known, and from how many steps at most.
-ACCURACY, STEPS = 1e-3, 50
+# In parts of the strength.
+OF_STRENGTH_SINGLE, OF_STRENGTH_DOUBLE = 5e-5, 5e-7
+# Rounding errors of a gradient, in ε: of its largest terms now, and where terms cancel.
+ROUNDING, CANCELLED = 16, 4
+# Where a gradient over √H is to be believed, the objective falls by at least this part
+# of what they say, on a tenth of the way to its least.
+LEAST_FALL, PART = 0.1, 0.1
 
 
-def goal_of(
-    tol: Any,
-    loss: ClosedJaxpr,
-    penalties: tuple[Penalty, ...],
-    w: Leaves,
-    free: Sequence[int],
-    double: bool,
-) -> Goal:
-    """The goal from w: `tol`, in the same units everywhere; for None the default.
+def default_goal(
+    problem: Composite, w: Leaves, double: bool, before: Array | None = None
+) -> tuple[Goal, Array]:
+    """The goal, if w is the null model; and the largest gradient in units of √H.
 
-    For that, `free` are the leaves with entries that may have no strength, and `double`
-    says whether all numbers have double precision.
+    `before` is that gradient before w was solved for. `double` says whether all numbers
+    have double precision.
     """
-    if tol is not None:
-        return Goal.of(tol, w)
     relative = DOUBLE if double else SINGLE
-    consts, penalties, w = jax.lax.stop_gradient((loss.consts, penalties, w))
-    problem = Composite(Heads.of(ClosedJaxpr(loss.jaxpr, consts), w), penalties)
-    zero = tuple(map(jnp.zeros_like, w))
-    objective = problem.unscaled(zero)
-    dtype = objective.value(zero).dtype
-
-    def size(leaves: Sequence[Array]) -> Array:
-        return largest([jnp.abs(x) for x in leaves], dtype)
-
-    # At the start, which may be far off, only if need be.
-    g, g_start = objective.gradient(zero), objective.gradient(w)
-    good = jnp.isfinite(size(g)) & (size(g) > 0)
-    point, g = jax.tree.map(lambda a, b: jnp.where(good, a, b), (zero, g), (w, g_start))
-    if not free:
-        return Goal.of(relative * size(g), w)
-
-    scales = problem.objective(point).scales
-    roots = tuple(map(jnp.sqrt, scales))
-    cost = size(times(g, roots))
-    masks = {i: without_strength(problem.norms[i], w[i]) for i in free}
-
-    def penalised(g: Leaves) -> Array:
-        return size([jnp.abs(x) * (1 - masks.get(i, 0)) for i, x in enumerate(g)])
-
-    null = null_model(problem, point, g, scales, masks)
-    # A whole step may be too far, for a Poisson loss for instance: then this is it.
-    nearer = objective.value(null) <= objective.value(point)
-    null_size, first_size = penalised(objective.gradient(null)), penalised(g)
-    least = jnp.where(nearer & jnp.isfinite(null_size), null_size, first_size)
-    unit = jnp.maximum(least, ROUNDING * epsilon(dtype) / relative * first_size)
-    cost = jnp.where(cost > 0, cost, 1)  # At the optimum already, or it is constant.
-    unit = jnp.where(unit > 0, unit, cost)
-    goal = Goal.of(relative * unit, w)
-    pairs = enumerate(zip(roots, goal.units, strict=True))
-    units = (
-        jnp.where(masks[i] > 0, cost / (unit * root), one) if i in masks else one
-        for i, (root, one) in pairs
+    of_strength = OF_STRENGTH_DOUBLE if double else OF_STRENGTH_SINGLE
+    objective = problem.unscaled(w)
+    g, value = objective.gradient(w), objective.value(w)
+    dtype, tiny = value.dtype, epsilon(value.dtype)
+    curvature = problem.curvature(w)
+    # What has no curvature is measured as what has most.
+    most = largest(curvature, dtype)
+    most = jnp.where(most > 0, most, 1)
+    roots = tuple(
+        jnp.sqrt(jnp.where(h > 0, h, most.astype(h.dtype))) for h in curvature
     )
-    return goal._replace(units=tuple(units))
-
-
-def null_model(
-    problem: Composite,
-    w: Leaves,
-    g: Leaves,
-    scales: Leaves,
-    masks: Mapping[int, Array],
-) -> Leaves:
-    """From w and the gradient there, Newton's step for the entries in `masks`.
-
-    All the way, if the loss is quadratic. Other leaves need no products with matrices.
-    """
-    free = tuple(masks.values())
-
-    def with_free(some: Sequence[Array]) -> Leaves:
-        new = dict(zip(masks, some, strict=True))
-        return tuple(new.get(i, x) for i, x in enumerate(w))
-
-    def gradient(some: Leaves) -> Leaves:
-        grads = jax.grad(lambda some: problem.smooth(with_free(some)))(some)
-        return times(free, tuple(map(jnp.conj, grads)))
-
-    some, b, diagonal = (tuple(x[i] for i in masks) for x in (w, g, scales))
-    _, hessian = jax.linearize(gradient, some)
-    step = conjugate_gradients(
-        lambda p: hessian(times(free, p)), times(free, b), diagonal, ACCURACY, STEPS
+    cost = largest([jnp.abs(x) / r for x, r in zip(g, roots, strict=True)], dtype)
+    # A curvature that is nearly none, as of a saturated loss, would be a wide goal.
+    step = tuple(
+        jnp.where(jnp.abs(x) / r >= 0.999 * cost.astype(r.dtype), PART * x / r**2, 0)
+        for x, r in zip(g, roots, strict=True)
     )
-    return with_free([x - d for x, d in zip(some, step, strict=True)])
+    smooth = problem.smooth
+    fall = smooth(w) - smooth(tuple(x - s for x, s in zip(w, step, strict=True)))
+    credible = fall >= LEAST_FALL * PART * cost**2
+    plain = largest([jnp.abs(x) for x in g], dtype)
+    size = jnp.where(credible, cost, plain)
+    roots = tuple(jnp.where(credible, r, 1) for r in roots)
+
+    before = size if before is None else jnp.maximum(before, size)
+    # Where all is optimal already, what was there before is the unit.
+    size = jnp.where(size > 0, size, before)
+    floor = tiny * jnp.maximum(ROUNDING * size, CANCELLED * before)
+    tol = relative * jnp.maximum(size, floor / relative)
+
+    def unit(root: Array, norm: Any, x: Array) -> Array:
+        target = jnp.broadcast_to(tol.astype(root.dtype), x.shape)
+        if norm is not None and (norm.scaled or hasattr(norm, "strength")):
+            strength = getattr(norm, "strength", 0)
+            share = jnp.where(strength > 0, of_strength * strength / root, jnp.inf)
+            target = jnp.clip(share, floor.astype(root.dtype), target)
+        return (root * target / jnp.where(tol > 0, tol, 1)).astype(root.dtype)
+
+    rows = zip(roots, problem.norms, w, strict=True)
+    units = tuple(jnp.where(tol > 0, unit(*row), row[0]) for row in rows)
+    return Goal(tol, units), before
 
 
-def partly_free(penalties: Sequence[Penalty]) -> list[int]:
-    """The numbers of leaves with entries that may have no strength.
+def rough_goal(problem: Composite, w: Leaves) -> Goal:
+    """The goal of half precision: in parts of the largest gradient, as a strength."""
+    point, _ = center_or_start(problem, w)
+    return Goal.of(
+        SINGLE
+        * largest(
+            [jnp.abs(x) for x in problem.unscaled(point).gradient(point)], jnp.float32
+        ),
+        w,
+    )
 
-    A traced number is assumed to be one: few problems have none, and this would cost
-    all others.
+
+def center_or_start(problem: Composite, w: Leaves) -> tuple[Leaves, Array]:
+    """W with all that is penalised at its center, if the loss has a slope there.
+
+    Else w itself, which may be far off; and which of the two it is.
     """
-
-    def may_be_free(penalty: Penalty) -> bool:
-        norm = penalty.split()[1]
-        if norm is None:
-            return True
-        number = is_traced(acts(norm)) and np.ndim(acts(norm)) == 0
-        return penalty.entrywise and not number and not all_penalised(norm)
-
-    return [i for i, penalty in enumerate(penalties) if may_be_free(penalty)]
-
-
-def all_penalised(norm: Penalty | None) -> bool:
-    """Whether a norm is known to penalise every entry of its leaf."""
-    if norm is None or is_traced(acts(norm)):
-        return False
-    return bool(np.all(np.asarray(acts(norm))))
-
-
-def acts(norm: Penalty) -> Any:
-    """Where a nonsmooth penalty acts: not where it has a strength, and that is 0."""
-    strength = norm.split_strength()[0]
-    return strength > 0
-
-
-def without_strength(norm: Penalty | None, x: Array) -> Array:
-    """1 for entries of the leaf x that have no strength, 0 for others."""
-    one = jnp.ones_like(x.real)
-    return one if norm is None else jnp.where(acts(norm), 0, one)
+    center = at_center(problem.penalties, w)
+    g = problem.unscaled(center).gradient(center)
+    size = largest([jnp.abs(x) for x in g], jnp.float32)
+    good = jnp.isfinite(size) & (size > 0)
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), center, w), good

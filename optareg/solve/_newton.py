@@ -7,24 +7,28 @@ proximal gradient steps; and keeps the point with the least objective. So it fal
 least as a proximal gradient method, and converges as Newton's where it can.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from optareg._stationarity import greatest
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
+from optareg.solve._leaves import (
+    Leaves,
+    add,
+    conjugate_gradients,
+    dot,
+    largest,
+    scale,
+    times,
+)
 
 __all__ = [
     "Objective",
     "Progress",
-    "conjugate_gradients",
     "damped",
-    "dot",
-    "largest",
     "linear_system",
     "newton",
     "slope",
@@ -32,13 +36,14 @@ __all__ = [
 ]
 
 Array = jax.Array
-Leaves = tuple[Array, ...]
 
 # Lengths at which a Newton step is tried, and factors on the size of a proximal one.
 LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 FACTORS = (4.0, 1.0, 0.25)
 # In units of the scales, a proximal step is about 1, and smaller for correlated data.
-MOST_TAU = 4.0
+MOST_TAU, LEAST_TAU = 4.0, 1e-30
+# What a step becomes that was too long, or far too long.
+SHORTER, MUCH_SHORTER = 0.25, 0.01
 # Damping: from one diagonal of the Hessian down to none.
 MOST_DAMPING, LEAST_DAMPING = 10.0, 1e-12
 MOST_CG = 250
@@ -70,17 +75,21 @@ class Objective(NamedTuple):
         """The direction of steepest ascent of the smooth part."""
         return tuple(jnp.conj(g) for g in jax.grad(self.smooth)(w))
 
-    def residuals(self, w: Leaves, g: Leaves) -> list[Array]:
-        """What the optimality conditions lack, entry by entry, or group by group."""
-        return [
-            jnp.abs(d) if norm is None else norm.leaf_residual(x, d)
-            for norm, x, d in zip(self.norms, w, g, strict=True)
-        ]
-
     def stationarity(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
-        """The largest residual, in its units."""
-        pairs = zip(self.residuals(w, g), self.units, strict=True)
-        return largest([r / unit for r, unit in pairs], dtype)
+        """How far w is from optimal, as users see it; g is the gradient there."""
+        rows = zip(self.norms, w, g, strict=True)
+        parts = [jnp.abs(d) if n is None else n.leaf_residual(x, d) for n, x, d in rows]
+        return largest(parts, dtype)
+
+    def residuals(self, w: Leaves, g: Leaves) -> Leaves:
+        """What the optimality conditions lack, entry by entry, in the units of each."""
+        lack = add(g, self.nearest(w, g))
+        pairs = zip(lack, self.units, strict=True)
+        return tuple(jnp.abs(x) / unit for x, unit in pairs)
+
+    def distance(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
+        """The largest residual."""
+        return largest(self.residuals(w, g), dtype)
 
     def nearest(self, w: Leaves, g: Leaves) -> Leaves:
         """The member of the subdifferential of the norms at w nearest to −g."""
@@ -113,7 +122,7 @@ class Progress(NamedTuple):
       y: the subgradient of the norms at w.
       g: the gradient of the smooth part at w.
       value: the objective at w.
-      stationarity: the largest residual at w, in its units.
+      distance: the largest residual at w, in its units.
       tau: the size of a proximal step, in units of the scales.
       damping: of a Newton step, in units of one over the scales.
       steps: the number of iterations.
@@ -124,7 +133,7 @@ class Progress(NamedTuple):
     y: Leaves
     g: Leaves
     value: Array
-    stationarity: Array
+    distance: Array
     tau: Array
     damping: Array
     steps: Array
@@ -141,7 +150,7 @@ def start(objective: Objective, w: Leaves) -> Progress:
         y=objective.nearest(w, g),
         g=g,
         value=value,
-        stationarity=objective.stationarity(w, g, value.dtype),
+        distance=objective.distance(w, g, value.dtype),
         tau=one,
         damping=one,
         steps=jnp.int32(0),
@@ -154,43 +163,78 @@ def newton(
     state: Progress,
     tol: Array,
     max_steps: Array | int,
-    callback: Callable[..., None] | None = None,
+    report: Callable[..., None] | None = None,
 ) -> Progress:
-    """Iterates until stationarity ≤ tol, no more gain, or `max_steps`."""
+    """Iterates until distance ≤ tol, no more gain, or `max_steps`."""
 
     def body(state: Progress) -> Progress:
-        state = iterate(objective, state)
-        if callback is not None:
-            jax.debug.callback(callback, state.steps, state.value, state.stationarity)
+        ahead = direction(objective, state)
+        state = accept(objective, state, ahead, candidates(objective, state, ahead))
+        if report is not None:
+            report(state.steps, state.value, state.distance)
         return state
 
     return jax.lax.while_loop(
-        lambda s: (
-            ~(s.stationarity <= tol) & (s.steps < max_steps) & (s.idle < MOST_IDLE)
-        ),
+        lambda s: ~(s.distance <= tol) & (s.steps < max_steps) & (s.idle < MOST_IDLE),
         body,
         state,
     )
 
 
-def iterate(objective: Objective, state: Progress) -> Progress:
-    """One iteration."""
-    w, y, g, tau = state.w, state.y, state.g, state.tau
-    z = add(w, scale(tau, times(objective.scales, y)))
+class Direction(NamedTuple):
+    """Where Newton's method goes.
+
+    Attributes:
+      z: the point of which w is the proximal point.
+      step: from z, the step of Newton's method.
+      fall: by how much about the objective falls with a short step.
+    """
+
+    z: Leaves
+    step: Leaves
+    fall: Array
+
+
+def direction(objective: Objective, state: Progress) -> Direction:
+    """The step that solves the linearised optimality conditions, damped."""
+    w, tau, scales = state.w, state.tau, objective.scales
+    z = add(w, scale(tau, times(scales, state.y)))
     prox_slope = slope(objective, z, tau)
     hessian = damped(objective, w, state.damping)
-    slack = add(g, y)
+    slack = add(state.g, state.y)
     b = scale(-1.0, prox_slope(slack))
     # The nearer to the solution, the more exactly.
-    fall = dot(b, times(objective.scales, b))
+    fall = dot(b, times(scales, b))
     accuracy = jnp.sqrt(jnp.minimum(0.01, fall / (jnp.abs(state.value) + 1e-30)))
     matrix = linear_system(objective, hessian, prox_slope, tau)
-    p = conjugate_gradients(matrix, b, objective.scales, accuracy, MOST_CG)
+    p = conjugate_gradients(matrix, b, scales, accuracy, MOST_CG)
     q = prox_slope(p)
     change = add(slack, hessian(q))
-    step = add(q, scale(-tau, times(objective.scales, change)))
+    return Direction(z, add(q, scale(-tau, times(scales, change))), fall)
 
-    # All candidates are points z, of which the proximal operator is taken.
+
+class Candidates(NamedTuple):
+    """Points to choose from, along a leading axis: Newton's first, the longest first.
+
+    Attributes:
+      w: the points.
+      y: the subgradients of the norms there.
+      values: the objectives there; ∞ for NaN.
+      taus: the sizes of proximal steps that led there.
+    """
+
+    w: Leaves
+    y: Leaves
+    values: Array
+    taus: Array
+
+
+def candidates(objective: Objective, state: Progress, ahead: Direction) -> Candidates:
+    """Newton's step at several lengths, and proximal gradient steps of several sizes.
+
+    All are proximal points of other points.
+    """
+    w, g, tau, scales = state.w, state.g, state.tau, objective.scales
     lengths = jnp.asarray(LENGTHS, tau.dtype)
     sizes = tau * jnp.asarray(FACTORS, tau.dtype)
     taus = jnp.concatenate([jnp.full_like(lengths, tau), sizes])
@@ -200,53 +244,63 @@ def iterate(objective: Objective, state: Progress) -> Progress:
         length, size = lengths[jnp.minimum(i, len(LENGTHS) - 1)], taus[i]
         point = tuple(
             jnp.where(newtonian, zz + length * s, x - size * c * d)
-            for zz, s, x, c, d in zip(z, step, w, objective.scales, g, strict=True)
+            for zz, s, x, c, d in zip(ahead.z, ahead.step, w, scales, g, strict=True)
         )
         dual = objective.dual(point, size)
-        y = tuple(d / (size * c) for d, c in zip(dual, objective.scales, strict=True))
+        y = tuple(d / (size * c) for d, c in zip(dual, scales, strict=True))
         return objective.prox(point, size), y
 
     points, duals = jax.vmap(candidate)(jnp.arange(len(taus)))
     values = jax.vmap(objective.value)(points)
-    values = jnp.where(jnp.isnan(values), jnp.inf, values)
+    return Candidates(
+        points, duals, jnp.where(jnp.isnan(values), jnp.inf, values), taus
+    )
+
+
+def accept(
+    objective: Objective, state: Progress, ahead: Direction, found: Candidates
+) -> Progress:
+    """The state at the best candidate, or the old one with smaller steps."""
+    values, tau = found.values, state.tau
     # The first of those that cannot be told apart: the longest Newton step.
     noise = 8 * epsilon(values.dtype) * jnp.abs(state.value)
-    best = jnp.argmax(values <= jnp.min(values) + noise)
+    least = jnp.min(values)
+    best = jnp.argmax(values <= least + noise)
     by_newton = values[: len(LENGTHS)]
+    lengths = jnp.asarray(LENGTHS, tau.dtype)
     length = lengths[jnp.argmax(by_newton <= jnp.min(by_newton) + noise)]
     length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
     factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
 
-    w, y = jax.tree.map(lambda xs: xs[best], (points, duals))
+    w, y = jax.tree.map(lambda xs: xs[best], (found.w, found.y))
     value = values[best]
     g = objective.gradient(w)
-    stationarity = objective.stationarity(w, g, value.dtype)
+    distance = objective.distance(w, g, value.dtype)
     fell = value < state.value - noise
-    good = (
-        jnp.isfinite(value)
-        & jnp.isfinite(stationarity)
-        & (value <= state.value + noise)
-    )
-    gained = good & (fell | (stationarity < 0.9 * state.stationarity))
-    # Without a fall of the objective the stationarity decides.
-    keep = good & (fell | (stationarity <= state.stationarity))
+    good = jnp.isfinite(value) & jnp.isfinite(distance) & (value <= state.value + noise)
+    gained = good & (fell | (distance < 0.9 * state.distance))
+    # Without a fall of the objective the distance decides.
+    keep = good & (fell | (distance <= state.distance))
     new = Progress(
         w=w,
         y=y,
         g=g,
         value=value,
-        stationarity=stationarity,
-        tau=jnp.minimum(taus[best], MOST_TAU),
+        distance=distance,
+        tau=jnp.minimum(found.taus[best], MOST_TAU),
         damping=jnp.clip(state.damping * factor, LEAST_DAMPING, MOST_DAMPING),
         steps=state.steps,
         idle=state.idle,
     )
-    # Where nothing falls, steps are too long.
-    old = state._replace(damping=new.damping, tau=0.25 * tau)
-    state = jax.tree.map(lambda a, b: jnp.where(keep, a, b).astype(b.dtype), new, old)
-    return state._replace(
-        steps=state.steps + 1, idle=jnp.where(gained, 0, state.idle + 1)
+    # Where nothing falls, steps are too long: by far, where the objective rises more
+    # than it was to fall. That is no lack of digits.
+    far = ~(least - state.value <= ahead.fall) & (tau > LEAST_TAU)
+    old = state._replace(
+        damping=new.damping, tau=jnp.where(far, MUCH_SHORTER, SHORTER) * tau
     )
+    state = jax.tree.map(lambda a, b: jnp.where(keep, a, b).astype(b.dtype), new, old)
+    idle = jnp.where(gained, 0, jnp.where(far, state.idle, state.idle + 1))
+    return state._replace(steps=state.steps + 1, idle=idle)
 
 
 def slope(
@@ -288,65 +342,3 @@ def linear_system(
         return prox_slope(add(hessian(q), rest))
 
     return matrix
-
-
-def conjugate_gradients(
-    matrix: Callable[[Leaves], Leaves],
-    b: Leaves,
-    scales: Leaves,
-    relative: Array | float,
-    most: int,
-) -> Leaves:
-    """Solves matrix(x) = b; stops early where the matrix is not positive."""
-    first = times(scales, b)
-    size = dot(b, first)
-    target = jnp.square(relative) * size
-    tiny = 10 * epsilon(size.dtype)
-
-    def step(state: Any) -> Any:
-        x, r, p, rz, k = state
-        mp = matrix(p)
-        curvature = dot(p, mp)
-        floor = tiny * sum(
-            jnp.sum(jnp.abs(a) ** 2 / c) for a, c in zip(p, scales, strict=True)
-        )
-        positive = curvature > floor
-        a = jnp.where(positive, rz / jnp.where(positive, curvature, 1), 0)
-        x, r = add(x, scale(a, p)), add(r, scale(-a, mp))
-        preconditioned = times(scales, r)
-        new = dot(r, preconditioned)
-        p = add(preconditioned, scale(new / rz, p))
-        return x, r, p, jnp.where(positive, new, 0), k + 1
-
-    state = (scale(0.0, b), b, first, size, jnp.int32(0))
-    x, *_ = jax.lax.while_loop(lambda s: (s[3] > target) & (s[4] < most), step, state)
-    return x
-
-
-# Arithmetic of leaves.
-
-
-def add(a: Sequence[Array], b: Sequence[Array]) -> Leaves:
-    """The sum a + b."""
-    return tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def times(a: Iterable[Array], b: Iterable[Array]) -> Leaves:
-    """The product, entry by entry."""
-    return tuple(x * y for x, y in zip(a, b, strict=True))
-
-
-def scale(a: Any, b: Sequence[Array]) -> Leaves:
-    """The multiple a · b."""
-    return tuple(a * x for x in b)
-
-
-def dot(a: Sequence[Array], b: Sequence[Array]) -> Array:
-    """The real inner product."""
-    parts = [jnp.sum((x * jnp.conj(y)).real) for x, y in zip(a, b, strict=True)]
-    return functools.reduce(jnp.add, parts)
-
-
-def largest(residuals: Sequence[Array], dtype: Any) -> Array:
-    """The largest entry, in the dtype of the objective; NaN if there is one."""
-    return greatest(residuals).astype(dtype)

@@ -4,7 +4,7 @@ For a squared error that is the triangle of the QR decomposition in place of the
 A path solves so often that this pays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -110,23 +110,62 @@ def factor(matrix: Array, b: Array) -> tuple[Array, Array]:
     return root, s
 
 
+# What may have kinks: a gradient with one of these is not linear, whatever its
+# derivative says.
+KINKS = {
+    *("abs", "sign", "max", "min", "clamp", "floor", "ceil", "round", "rem"),
+    *("gt", "ge", "lt", "le", "eq", "ne", "sort", "top_k", "argmax", "argmin"),
+    *("reduce_max", "reduce_min", "cummax", "cummin", "is_finite", "and", "or", "not"),
+    *("while", "cond", "scan", "custom_vjp_call", "custom_jvp_call", "nextafter"),
+}
+
+
 def is_quadratic(loss: ClosedJaxpr, leaves: Sequence[Array]) -> bool:
-    """Whether the program of Hessian times vector does not read the leaves."""
+    """Whether the gradient is known to be linear in the leaves.
 
-    def bend(leaves: Sequence[Array], v: Sequence[Array]) -> Any:
-        gradient = jax.grad(lambda leaves: evaluate(loss, leaves))
-        return jax.jvp(gradient, (leaves,), (v,))[1]
+    That is: the program of Hessian times vector does not read the leaves, and none of
+    `KINKS` does in the program of the gradient.
+    """
 
-    def flat(*both: Array) -> Any:
-        calls = jax.make_jaxpr(bend)(both[: len(leaves)], both[len(leaves) :])
-        return run(calls.jaxpr, calls.consts, both)
+    def gradient(leaves: Sequence[Array]) -> Any:
+        return jax.grad(lambda leaves: evaluate(loss, leaves))(leaves)
 
-    jaxpr = jax.make_jaxpr(flat)(*leaves, *leaves).jaxpr
+    def bend(*both: Array) -> Any:
+        w, v = both[: len(leaves)], both[len(leaves) :]
+        return jax.jvp(gradient, (w,), (v,))[1]
+
+    if any(e.primitive.name in KINKS for e in reading(lambda *w: gradient(w), leaves)):
+        return False
+    number = len(leaves)
+    return not reading(bend, [*leaves, *leaves], number)
+
+
+def reading(
+    f: Callable[..., Any], arguments: Sequence[Array], number: int | None = None
+) -> list[Any]:
+    """The equations of f's program that read the first `number` arguments.
+
+    Directly or not, and only those that the results need.
+    """
+
+    def flat(*arguments: Array) -> Any:
+        calls = jax.make_jaxpr(f)(*arguments)
+        return run(calls.jaxpr, calls.consts, arguments)
+
+    jaxpr = jax.make_jaxpr(flat)(*arguments).jaxpr
     needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    equations = []
     for equation in reversed(jaxpr.eqns):
-        if not any(v in needed for v in equation.outvars):
-            continue
-        # The power 0 reads nothing; JAX before 0.7 differentiates squares to it.
-        if equation.primitive.name != "integer_pow" or equation.params["y"] != 0:
+        if any(v in needed for v in equation.outvars):
+            # The power 0 reads nothing; JAX before 0.7 differentiates squares to it.
+            if equation.primitive.name == "integer_pow" and not equation.params["y"]:
+                continue
             needed.update(variables(equation))
-    return not any(v in needed for v in jaxpr.invars[: len(leaves)])
+            equations.append(equation)
+    moving = set(jaxpr.invars[:number])
+    result = []
+    for equation in reversed(equations):
+        if any(v in moving for v in variables(equation)):
+            moving.update(equation.outvars)
+            result.append(equation)
+    return result

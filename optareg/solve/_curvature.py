@@ -1,0 +1,119 @@
+"""The diagonal of a loss's Hessian, by which the solver measures each parameter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from optareg.penalties._base import Penalty
+from optareg.solve._heads import Heads
+from optareg.solve._leaves import Leaves
+
+__all__ = ["curvature", "inverse"]
+
+Array = jax.Array
+
+# Exact for leaves up to so many entries, estimated with probes beyond; for products,
+# exact but for what few probes leave where the tail couples them.
+EXACT, PROBES, HEAD_PROBES = 512, 16, 4
+
+
+def curvature(
+    loss: Heads, smooth: Sequence[Penalty | None], w: Leaves
+) -> tuple[Array, ...]:
+    """The diagonal of the Hessian of loss + smooth penalties at w, for each leaf."""
+    with_head = [axis is not None for axis in loss.axes]
+    diagonal = [
+        jnp.zeros_like(x.real) if h else d
+        for h, x, d in zip(with_head, w, of_leaves(loss, w), strict=True)
+    ]
+    for leaf, d in of_heads(loss, w):
+        diagonal[leaf] = diagonal[leaf] + d
+    rows = zip(smooth, w, diagonal, strict=True)
+    return tuple(jnp.abs(d + of_penalty(p, x)) for p, x, d in rows)
+
+
+def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
+    """Of leaves with heads: exact where each product has a loss of its own."""
+    products = loss.products(w)
+    if not products:
+        return []
+    gradient = jax.grad(lambda zs: loss.tail(zs, w))
+    # Bits of one draw are the signs of all probes: drawing takes long to compile.
+    bits = [
+        jax.random.bits(jax.random.key(i), z.shape, jnp.uint32)
+        for i, z in enumerate(products)
+    ]
+    total = [jnp.zeros_like(z) for z in products]
+    for k in range(HEAD_PROBES):
+        signs = [
+            jnp.where(b >> k & 1, 1, -1).astype(z.dtype)
+            for b, z in zip(bits, products, strict=True)
+        ]
+        _, bent = jax.jvp(gradient, (products,), (signs,))
+        rows = zip(total, signs, bent, strict=True)
+        total = [t + s * b / HEAD_PROBES for t, s, b in rows]
+    return [
+        (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
+        for head, t in zip(loss.heads, total, strict=True)
+    ]
+
+
+def of_leaves(loss: Heads, w: Leaves) -> list[Array]:
+    """Of leaves without heads: exact for few entries, else a row's length."""
+    free = [i for i, axis in enumerate(loss.axes) if axis is None]
+
+    def gradient(leaves: list[Array]) -> list[Array]:
+        all_leaves = list(w)
+        for i, leaf in zip(free, leaves, strict=True):
+            all_leaves[i] = leaf
+        grads = jax.grad(loss.__call__)(all_leaves)
+        return [jnp.conj(grads[i]) for i in free]
+
+    result = [jnp.zeros((), x.real.dtype) for x in w]
+    if not free:
+        return result
+    _, bend = jax.linearize(gradient, [w[i] for i in free])
+    flat, unravel = ravel_pytree([w[i] for i in free])
+    if flat.size <= EXACT:
+
+        def entry(i: Array) -> Array:
+            unit = unravel(jnp.zeros_like(flat).at[i].set(1))
+            return ravel_pytree(bend(unit))[0][i].real
+
+        places = jnp.arange(flat.size)
+        diagonal = jax.lax.map(entry, places, batch_size=min(flat.size, 16))
+    else:
+
+        def probe(key: Array) -> Array:
+            signs = jax.random.rademacher(key, flat.shape, flat.real.dtype)
+            bent = bend(unravel(signs.astype(flat.dtype)))
+            return jnp.abs(ravel_pytree(bent)[0]) ** 2
+
+        keys = jax.random.split(jax.random.key(1), PROBES)
+        diagonal = jnp.sqrt(jnp.mean(jax.lax.map(probe, keys), axis=0))
+    for i, d in zip(free, unravel(diagonal.astype(flat.dtype)), strict=True):
+        result[i] = d.real
+    return result
+
+
+def of_penalty(smooth: Penalty | None, w: Array) -> Array | float:
+    """Of the smooth part of a penalty."""
+    if smooth is None:
+        return 0.0
+    _, bent = jax.jvp(smooth.leaf_gradient, (w,), (jnp.ones_like(w),))
+    # Where it is concave, the loss alone is the better scale.
+    return jnp.maximum(bent.real, 0)
+
+
+def inverse(curvature: Array, penalty: Penalty) -> Any:
+    """One over the curvature; where there is none, as where there is most.
+
+    One number for what the penalty couples.
+    """
+    most = jnp.max(curvature, initial=0)
+    coupled = penalty.leaf_group_max(curvature)
+    some = jnp.where(coupled > 0, coupled, jnp.where(most > 0, most, 1))
+    return 1 / some

@@ -1,0 +1,122 @@
+"""`differentiable`: the solver, with the derivative of its solution.
+
+The solution is a fixed point of the proximal gradient step, w = prox(w − c ∇f(w)), for
+any c > 0. So its derivative solves a linear system on the support, by the implicit
+function theorem.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from optareg._tree import epsilon
+from optareg.penalties._base import Penalty
+from optareg.solve._composite import Composite, Goal
+from optareg.solve._heads import Heads
+from optareg.solve._leaves import Leaves, add, conjugate_gradients, dot
+from optareg.solve._newton import damped, linear_system, slope
+from optareg.solve._newton import start as state_at
+from optareg.solve._solution import Outcome
+from optareg.solve._working_set import outcome_of, solve
+
+__all__ = ["differentiable"]
+
+Array = jax.Array
+
+MOST_CG = 10_000
+
+
+def differentiable(
+    traced: ClosedJaxpr,
+    quick: ClosedJaxpr | None,
+    penalties: tuple[Penalty, ...],
+    leaves: Leaves,
+    damping: Array | float,
+    goal: Goal,
+    max_steps: int,
+    report: Callable[..., None] | None,
+) -> Outcome:
+    """`solve` of `quick`, with the derivative of `traced`, the same function.
+
+    Without `quick` the leaves are the solution already. Where the goal is not reached,
+    the derivative is NaN.
+    """
+    # What `run` closes over outlives this call, so it must hold no tracer: of the
+    # programs only the code, of the leaves only the shapes.
+    code = traced.jaxpr
+    quick_code = None if quick is None else quick.jaxpr
+    leaves_like = jax.eval_shape(lambda: leaves)
+
+    def problem(consts: Any, penalties: Any, code: Any = code) -> Composite:
+        return Composite(Heads.of(ClosedJaxpr(code, consts), leaves_like), penalties)
+
+    @jax.custom_jvp
+    def run(
+        consts: Any,
+        penalties: Any,
+        quick_consts: Any,
+        w: Leaves,
+        damping: Any,
+        goal: Goal,
+    ) -> Outcome:
+        if quick_code is None:
+            here = problem(consts, penalties)._replace(units=goal.units)
+            return outcome_of(here, state_at(here.unscaled(w), w))
+        here = problem(quick_consts, penalties, quick_code)._replace(units=goal.units)
+        return solve(here, w, damping, goal.tol, max_steps, report)
+
+    @run.defjvp
+    def run_jvp(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
+        consts, penalties, *_, goal = primals
+        outcome = run(*primals)
+        w = outcome.w
+        here = problem(consts, penalties).objective(w)
+        y = here.nearest(w, here.gradient(w))
+
+        def point(consts: Any, penalties: Any) -> Leaves:
+            """The proximal gradient step from w."""
+            there = problem(consts, penalties).unscaled(w)
+            there = there._replace(scales=here.scales)
+            steps = zip(w, here.scales, there.gradient(w), strict=True)
+            z = tuple(x - c * g for x, c, g in steps)
+            return tuple(a - b for a, b in zip(z, there.dual(z, 1.0), strict=True))
+
+        _, moved = jax.jvp(point, (consts, penalties), tangents[:2])
+        rows = zip(w, here.scales, y, strict=True)
+        prox_slope = slope(here, tuple(x + c * d for x, c, d in rows), 1.0)
+        hessian = damped(here, w, 0.0)
+        matrix = linear_system(here, hessian, prox_slope, 1.0)
+        accuracy = epsilon(outcome.stationarity.dtype) ** 0.75
+
+        def cg(matrix: Any, b: Leaves) -> Leaves:
+            return conjugate_gradients(matrix, b, here.scales, accuracy, MOST_CG)
+
+        # With D the slope of the prox: w' = moved + D p, and
+        # (D H D + D (I − D) / c) p = D (moved / c − H moved).
+        pairs = zip(moved, here.scales, hessian(moved), strict=True)
+        b = prox_slope(tuple(m / c - h for m, c, h in pairs))
+        # To be transposed, all of them must depend on the tangents.
+        nothing = 0 * dot(b, tuple(map(jnp.ones_like, b)))
+        b = tuple(x + nothing.astype(x.dtype) for x in b)
+        p = jax.lax.custom_linear_solve(matrix, b, solve=cg, symmetric=True)
+        reached = outcome.reaches(goal.tol)
+        of_w = tuple(
+            x * jnp.where(reached, 1, jnp.nan).astype(x.dtype)
+            for x in add(moved, prox_slope(p))
+        )
+        zero = jax.tree.map(zero_tangent, outcome)
+        return outcome, zero._replace(w=of_w)
+
+    given = [] if quick is None else quick.consts
+    return run(traced.consts, penalties, given, leaves, damping, goal)
+
+
+def zero_tangent(x: Array) -> Any:
+    """The tangent of what is taken to depend on nothing."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.zeros_like(x)
+    return np.zeros(x.shape, jax.dtypes.float0)

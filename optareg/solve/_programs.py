@@ -1,0 +1,77 @@
+"""Compiled programs of calls outside of `jit`, kept for the next call like this one.
+
+Each such call traces its loss anew, as only the loss knows what it closes over. The
+program that results is looked up by its text. So data may change, and closures too:
+nothing stale is ever served.
+"""
+
+import collections
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+__all__ = ["clear", "one_program"]
+
+# How many programs are kept, and how much they may hold together: compiled, each takes
+# about 30 times its text. The oldest go first.
+MOST, MOST_BYTES = 64, 16 * 2**20
+
+
+class Kept(NamedTuple):
+    """A compiled program, and the length of its text."""
+
+    program: Any
+    size: int
+
+
+KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
+
+
+def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
+    """F of the arguments, compiled as a whole.
+
+    Within `jit`, `vmap` or a derivative the caller compiles; and a program that calls
+    back to Python, or runs on several devices, is compiled anew.
+    """
+    numbers, structure = jax.tree.flatten(arguments)
+    program = jax.jit(lambda xs: f(*jax.tree.unflatten(structure, xs)))
+    if not all(map(is_plain, numbers)):
+        return program(numbers)
+    lowered = program.lower(numbers)
+    text = lowered.as_text()
+    if "callback" in text:  # It names a function of this call.
+        return lowered.compile()(numbers)
+    about = jax.tree.structure(lowered.out_info), lowered.in_avals, jax.config.values
+    digest = hashlib.sha256(f"{text}{about}".encode()).digest()
+    if digest in KEPT:
+        KEPT.move_to_end(digest)
+    else:
+        KEPT[digest] = Kept(lowered.compile(), len(text))
+        while len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES:
+            if len(KEPT) == 1:
+                break
+            KEPT.popitem(last=False)
+    return KEPT[digest].program(numbers)
+
+
+def clear() -> None:
+    """Forgets all programs, as `jax.clear_caches` does those of `jit`."""
+    KEPT.clear()
+
+
+def is_plain(x: Any) -> bool:
+    """Whether x is a number of the default device, and known."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    here = jax.sharding.SingleDeviceSharding(default_device())
+    return bool(getattr(x, "sharding", here) == here)
+
+
+def default_device() -> Any:
+    """The device that programs run on by default."""
+    chosen: Any = getattr(jax.config, "jax_default_device", None)
+    if chosen is None:
+        return jax.devices()[0]
+    return jax.devices(chosen)[0] if isinstance(chosen, str) else chosen
