@@ -46,15 +46,17 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
         jax.random.bits(jax.random.key(i), z.shape, jnp.uint32)
         for i, z in enumerate(products)
     ]
-    total = [jnp.zeros_like(z) for z in products]
-    for k in range(HEAD_PROBES):
+
+    def probe(k: Array) -> list[Array]:
         signs = [
             jnp.where(b >> k & 1, 1, -1).astype(z.dtype)
             for b, z in zip(bits, products, strict=True)
         ]
         _, bent = jax.jvp(gradient, (products,), (signs,))
-        rows = zip(total, signs, bent, strict=True)
-        total = [t + s * b / HEAD_PROBES for t, s, b in rows]
+        return [s * b for s, b in zip(signs, bent, strict=True)]
+
+    probes = jax.vmap(probe)(jnp.arange(HEAD_PROBES, dtype=jnp.uint32))
+    total = [jnp.mean(p, axis=0) for p in probes]
     return [
         (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
         for head, t in zip(loss.heads, total, strict=True)

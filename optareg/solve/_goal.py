@@ -7,6 +7,7 @@ small beside the strength too, as a duality gap asks for. None can be smaller th
 rounding allows.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,11 +26,12 @@ Array = jax.Array
 SINGLE, DOUBLE = 3e-6, 4e-11
 # In parts of the strength.
 OF_STRENGTH_SINGLE, OF_STRENGTH_DOUBLE = 5e-5, 5e-7
-# Rounding errors of a gradient, in ε: of its largest terms now, and where terms cancel.
-ROUNDING, CANCELLED = 16, 4
-# Where a gradient over √H is to be believed, the objective falls by at least this part
-# of what they say, on a tenth of the way to its least.
-LEAST_FALL, PART = 0.1, 0.1
+# Rounding errors of a gradient, in ε: a residual beside a small strength need not be
+# below the first two, and none below the third where terms cancel.
+ROUNDING_SINGLE, ROUNDING_DOUBLE, CANCELLED = 16, 200, 4
+# Parts of a Newton step, to see how far the objective falls.
+FALL_ROUNDING = 100
+PARTS = tuple(8.0**-k for k in range(16))
 
 
 def default_goal(
@@ -43,7 +45,7 @@ def default_goal(
     relative = DOUBLE if double else SINGLE
     of_strength = OF_STRENGTH_DOUBLE if double else OF_STRENGTH_SINGLE
     objective = problem.unscaled(w)
-    g, value = objective.gradient(w), objective.value(w)
+    g, value = objective.gradient(w), problem.smooth(w)
     dtype, tiny = value.dtype, epsilon(value.dtype)
     curvature = problem.curvature(w)
     # What has no curvature is measured as what has most.
@@ -52,24 +54,14 @@ def default_goal(
     roots = tuple(
         jnp.sqrt(jnp.where(h > 0, h, most.astype(h.dtype))) for h in curvature
     )
-    cost = largest([jnp.abs(x) / r for x, r in zip(g, roots, strict=True)], dtype)
-    # A curvature that is nearly none, as of a saturated loss, would be a wide goal.
-    step = tuple(
-        jnp.where(jnp.abs(x) / r >= 0.999 * cost.astype(r.dtype), PART * x / r**2, 0)
-        for x, r in zip(g, roots, strict=True)
-    )
-    smooth = problem.smooth
-    fall = smooth(w) - smooth(tuple(x - s for x, s in zip(w, step, strict=True)))
-    credible = fall >= LEAST_FALL * PART * cost**2
-    plain = largest([jnp.abs(x) for x in g], dtype)
-    size = jnp.where(credible, cost, plain)
-    roots = tuple(jnp.where(credible, r, 1) for r in roots)
+    size = credible_size(problem.smooth, w, value, g, roots)
 
     before = size if before is None else jnp.maximum(before, size)
     # Where all is optimal already, what was there before is the unit.
     size = jnp.where(size > 0, size, before)
-    floor = tiny * jnp.maximum(ROUNDING * size, CANCELLED * before)
-    tol = relative * jnp.maximum(size, floor / relative)
+    tol = jnp.maximum(relative * size, CANCELLED * tiny * before)
+    rounding = ROUNDING_DOUBLE if double else ROUNDING_SINGLE
+    floor = jnp.maximum(rounding * tiny * size, CANCELLED * tiny * before)
 
     def unit(root: Array, norm: Any, x: Array) -> Array:
         target = jnp.broadcast_to(tol.astype(root.dtype), x.shape)
@@ -82,6 +74,33 @@ def default_goal(
     rows = zip(roots, problem.norms, w, strict=True)
     units = tuple(jnp.where(tol > 0, unit(*row), row[0]) for row in rows)
     return Goal(tol, units), before
+
+
+def credible_size(
+    smooth: Callable[[Leaves], Array], w: Leaves, value: Array, g: Leaves, roots: Leaves
+) -> Array:
+    """The largest |g|/√H, if the objective falls as it says when that entry moves.
+
+    Half its square is the fall by a Newton step, of a quadratic. Where the curvature at
+    w is not that on the way, as of exp(w) or of a saturated loss, the fall that is seen
+    says more.
+    """
+    costs = [jnp.abs(x) / r for x, r in zip(g, roots, strict=True)]
+    cost = largest(costs, value.dtype)
+    steps = tuple(
+        jnp.where(c == cost.astype(c.dtype), x / r**2, 0).astype(x.dtype)
+        for c, x, r in zip(costs, g, roots, strict=True)
+    )
+
+    def fall(part: Array) -> Array:
+        nearer = (x - part.astype(x.dtype) * s for x, s in zip(w, steps, strict=True))
+        return value - smooth(tuple(nearer))
+
+    falls = jax.vmap(fall)(jnp.asarray(PARTS, value.dtype))
+    seen = jnp.max(jnp.where(jnp.isfinite(falls), falls, 0), initial=0)
+    # A fall that rounding hides says nothing.
+    hidden = 0.5 * cost**2 <= FALL_ROUNDING * epsilon(value.dtype) * jnp.abs(value)
+    return jnp.where(hidden, cost, jnp.minimum(cost, jnp.sqrt(2 * seen)))
 
 
 def rough_goal(problem: Composite, w: Leaves) -> Goal:

@@ -33,6 +33,7 @@ __all__ = [
     "newton",
     "slope",
     "start",
+    "start_at",
 ]
 
 Array = jax.Array
@@ -142,8 +143,11 @@ class Progress(NamedTuple):
 
 def start(objective: Objective, w: Leaves) -> Progress:
     """The state at the parameters w."""
-    value = objective.value(w)
-    g = objective.gradient(w)
+    return start_at(objective, w, objective.value(w), objective.gradient(w))
+
+
+def start_at(objective: Objective, w: Leaves, value: Array, g: Leaves) -> Progress:
+    """The same, where the objective and the gradient are known."""
     one = jnp.ones_like(value)
     return Progress(
         w=w,

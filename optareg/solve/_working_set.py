@@ -15,7 +15,7 @@ from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Chosen, Composite, Rows
 from optareg.solve._leaves import Leaves
-from optareg.solve._newton import Progress, newton, start
+from optareg.solve._newton import Progress, newton, start, start_at
 from optareg.solve._solution import Outcome
 
 __all__ = ["outcome_of", "solve"]
@@ -117,15 +117,20 @@ def round_of(
     """Chooses a working set, solves it, and checks all rows; without size, of all."""
     w = state.w
     chosen: Rows = [None] * len(w)
-    part, v, enough = problem, w, tol
+    part, v, slopes, enough = problem, w, state.g, tol
     if size is not None:
         chosen = choose(problem, state, size)
         part = problem.take(chosen, w)
-        pairs = zip(chosen, w, strict=True)
-        v = tuple(x if c is None else c.take(x) for c, x in pairs)
+        v, slopes = (
+            tuple(
+                x if c is None else c.take(x) for c, x in zip(chosen, xs, strict=True)
+            )
+            for xs in (w, state.g)
+        )
         enough = jnp.maximum(tol, INNER * state.distance)
     objective = part.objective(v)
-    inner = start(objective, v)._replace(damping=state.damping, steps=state.steps)
+    inner = start_at(objective, v, state.value, slopes)
+    inner = inner._replace(damping=state.damping, steps=state.steps)
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
     if size is None:

@@ -1,0 +1,245 @@
+"""Is `converged=True` ever false? Random problems whose columns have any scale.
+
+    pip install -e ".[test]" && python benchmarks/converged.py
+
+Losses × penalties × precisions, each on random data. The columns are multiplied by
+powers of ten: all by the same, one by another, or each by its own. The strengths are in
+units of the columns, or (half of those with one other) one number for all.
+
+The judge has another way to each optimum: the same problem with columns of variance one
+and strengths to match, solved in float64; NumPy checks that the optimality conditions
+hold there. The table has the share of problems that end with
+`converged=False`; of the others the largest relative gap (P(w) − P*) / (P(null) − P*),
+P in float64, and how many have one beyond 1e-6 (float32: 1e-4). Prints Markdown.
+"""
+
+import argparse
+import functools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from report import print_table
+
+from optareg import L1, ElasticNet, GroupLasso, Penalty, masked, minimize
+
+SAMPLES, COLUMNS, CLASSES = 60, 12, 3
+GROUPS = np.repeat(np.arange(4), 3)
+LIMIT = {"float64": 1e-6, "float32": 1e-4}
+# Decimal exponents of the scales.
+RANGE = {"float64": (-16, 16), "float32": (-6, 8)}
+
+Array = Any
+
+
+def least_squares(z: Array, y: Array) -> Array:
+    return 0.5 * jnp.mean((y - z) ** 2)
+
+
+def huber(z: Array, y: Array) -> Array:
+    r = jnp.abs(y - z)
+    return jnp.mean(jnp.where(r < 1, 0.5 * r**2, r - 0.5))
+
+
+def logistic(z: Array, y: Array) -> Array:
+    sign = jnp.where(y > jnp.median(y), 1, -1)
+    return jnp.mean(jnp.logaddexp(0, -sign * z))
+
+
+def poisson(z: Array, y: Array) -> Array:
+    return jnp.mean(jnp.exp(z) - jnp.floor(jnp.exp(y)) * z)
+
+
+def multinomial(z: Array, y: Array) -> Array:
+    label = jnp.searchsorted(jnp.quantile(y, jnp.array([0.3, 0.7], y.dtype)), y)
+    of_label = jnp.take_along_axis(z, label[:, None], 1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(z, axis=1) - of_label)
+
+
+def cox(z: Array, y: Array) -> Array:
+    """The partial likelihood; y orders the times, and all events are seen."""
+    z = z[jnp.argsort(-y)]
+    return jnp.mean(jax.lax.cumlogsumexp(z) - z)
+
+
+class Model(NamedTuple):
+    """A loss of X w (+ an intercept), and the shape of w behind the columns."""
+
+    loss: Callable[[Array, Array], Array]
+    intercept: bool
+    outputs: tuple[int, ...] = ()
+
+
+MODELS = {
+    "least squares": Model(least_squares, False),
+    "least squares, intercept": Model(least_squares, True),
+    "Huber": Model(huber, True),
+    "logistic": Model(logistic, True),
+    "Poisson": Model(poisson, True),
+    "multinomial": Model(multinomial, True, (CLASSES,)),
+    "Cox": Model(cox, False),
+}
+PENALTIES: dict[str, Callable[[Array], Penalty]] = {
+    "L1": L1,
+    "L1, positive": lambda a: L1(a, positive=True),
+    "elastic net": lambda a: ElasticNet(a, a**2),
+    "groups of 3": lambda a: GroupLasso(
+        a, groups=np.broadcast_to(GROUPS.reshape(-1, *[1] * (a.ndim - 1)), a.shape)
+    ),
+}
+
+
+class Data(NamedTuple):
+    """Many problems: columns of variance one, their scales, strengths beside them."""
+
+    X: Array
+    y: Array
+    scales: Array
+    strengths: Array
+
+
+def random_data(model: str, penalty: str, precision: str, n: int) -> Data:
+    rng = np.random.default_rng(zlib.crc32(f"{model}{penalty}{precision}".encode()))
+    rows = []
+    for i in range(n):
+        common = rng.choice([0, 1]) * rng.normal(size=(SAMPLES, 1))
+        X = rng.normal(size=(SAMPLES, COLUMNS)) + common
+        true = rng.normal(size=COLUMNS) * (rng.random(COLUMNS) < 0.4)
+        y = X @ true / 2 + rng.normal(size=SAMPLES) * rng.choice([0.1, 1])
+        X = (X - X.mean(0)) / X.std(0)
+        y = (y - y.mean()) / y.std() + rng.choice([0, 5])
+        powers = rng.uniform(*RANGE[precision], COLUMNS)
+        if penalty == "groups of 3":  # Within a group scales are another model.
+            powers = powers[GROUPS]
+        if i % 3 == 0:
+            powers[:] = powers[0]
+        if i % 3 == 1:
+            powers[GROUPS > 0 if penalty == "groups of 3" else np.arange(12) > 0] = 0
+        a = np.full(COLUMNS, 10.0 ** rng.uniform(-3, -0.5))
+        scales = 10.0**powers
+        rows.append(Data(X, y, scales, a / scales if i % 6 == 1 else a))
+    X, y, scales, strengths = map(np.stack, zip(*rows, strict=True))
+    # As single precision has it.
+    scaled = (X * scales[:, None]).astype(precision).astype(float)
+    return Data(
+        scaled / scales[:, None],
+        y.astype(precision).astype(float),
+        *rows_of(scales, strengths),
+    )
+
+
+def rows_of(*arrays: Array) -> tuple[Array, ...]:
+    return arrays
+
+
+@functools.cache
+def functions(model: str, penalty: str) -> tuple[Any, Any]:
+    """Compiled for many problems: the solution, and (objective, gradient)."""
+    of, intercept, outputs = MODELS[model]
+
+    def parts(X: Array, y: Array, a: Array) -> Any:
+        def loss(p: Any) -> Array:
+            z = X @ p["w"]
+            return of(z + p["b"] if intercept else z, y)
+
+        each = jnp.broadcast_to(a.reshape(-1, *[1] * len(outputs)), (COLUMNS, *outputs))
+        start = {"w": jnp.zeros((COLUMNS, *outputs), X.dtype)}
+        if intercept:
+            start["b"] = jnp.zeros(outputs, X.dtype)
+        on_w = {name: name == "w" for name in start}
+        return loss, start, masked(PENALTIES[penalty](each), on_w)
+
+    def solve(X: Array, y: Array, a: Array) -> Any:
+        return minimize(*parts(X, y, a))
+
+    def objective(X: Array, y: Array, a: Array, params: Any) -> Any:
+        loss, _, whole = parts(X, y, a)
+        return loss(params) + whole.value(params), jax.grad(loss)(params)
+
+    return jax.jit(jax.vmap(solve)), jax.jit(jax.vmap(objective))
+
+
+def residual(penalty: str, a: Array, w: Array, g: Array) -> Array:
+    """How far the optimality conditions are from holding, for each problem."""
+    a = a.reshape(*a.shape, *[1] * (w.ndim - 2))
+    if penalty == "elastic net":
+        g = g + 2 * a**2 * w
+    if penalty == "groups of 3":
+        size = np.sqrt(3 * np.prod(w.shape[2:]))
+
+        def norms(x: Array) -> Array:
+            squares = (x**2).sum(tuple(range(2, x.ndim)))
+            return np.sqrt(np.add.reduceat(squares, [0, 3, 6, 9], axis=1))
+
+        length = norms(w).repeat(3, 1).reshape(a.shape)
+        inner = norms(g + size * a * w / np.where(length > 0, length, 1))
+        outer = np.maximum(norms(g) - size * a[:, ::3].reshape(len(a), 4), 0)
+        return np.where(norms(w) > 0, inner, outer).max(1)
+    lack = np.where(w == 0, np.maximum(np.abs(g) - a, 0), np.abs(g + a * np.sign(w)))
+    if penalty == "L1, positive":
+        lack = np.where(w == 0, np.maximum(-g - a, 0), lack)
+    return lack.reshape(len(w), -1).max(1)
+
+
+def judged(model: str, penalty: str, precision: str, n: int) -> tuple[Array, Array]:
+    """Whether each problem converged, and its relative gap."""
+    X, y, scales, a = random_data(model, penalty, precision, n)
+    solve, objective = functions(model, penalty)
+    scaled = X * scales[:, None]
+    with jax.enable_x64(precision == "float64"):
+        given = (scaled, y, a * scales)
+        found = solve(*(jnp.asarray(x, precision) for x in given))
+        found = jax.tree.map(np.asarray, found)
+    with jax.enable_x64(True):
+        best = jax.tree.map(np.asarray, solve(X, y, a))
+        least, grads = objective(X, y, a, best.params)
+        g = np.asarray(grads["w"])
+        lack = residual(penalty, a, best.params["w"], g)
+        null = solve(X, y, 1e4 * np.ones_like(a)).params
+        most, _ = objective(X, y, a, null)
+        assert np.all(lack < 1e-8 * np.maximum(1, np.abs(most))), (model, penalty)
+        params = {name: x.astype(float) for name, x in found.params.items()}
+        each = scales.reshape(*scales.shape, *[1] * (params["w"].ndim - 2))
+        params["w"] = params["w"] * each
+        here, _ = objective(X, y, a, params)
+    gap = np.asarray(here - least) / np.maximum(np.asarray(most - least), 1e-12)
+    return found.converged, gap
+
+
+def rows(n: int, precisions: list[str]) -> Iterator[list[str]]:
+    total = 0
+    for precision in precisions:
+        for model in MODELS:
+            for penalty in PENALTIES:
+                converged, gap = judged(model, penalty, precision, n)
+                total += n
+                worst = np.max(gap[converged], initial=0)
+                false = int(np.sum(converged & ~(gap <= LIMIT[precision])))
+                unsaid = int(np.sum(~converged & (gap <= LIMIT[precision])))
+                yield [
+                    precision,
+                    model,
+                    penalty,
+                    f"{np.mean(~converged):.0%}",
+                    str(unsaid),
+                    f"{worst:.0e}",
+                    str(false),
+                ]
+    yield ["all", f"{total:,} problems", "", "", "", "", ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--problems", type=int, default=48, help="of each row")
+    parser.add_argument("--precision", nargs="*", default=["float64", "float32"])
+    chosen = parser.parse_args()
+    head = ["precision", "loss", "penalty", "not converged", "of these near enough"]
+    head += ["largest gap of the others", "beyond the limit"]
+    print_table("Converged", head, rows(chosen.problems, chosen.precision))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""`converged=True` is a promise: at all scales, from far starts, for odd losses.
+
+`python benchmarks/converged.py` tries thousands of random problems; these are few.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+import sklearn.linear_model
+from jax.tree_util import Partial
+
+from optareg import (
+    L1,
+    L2,
+    ElasticNet,
+    GroupLasso,
+    by_path,
+    centered,
+    constraint,
+    masked,
+    max_strength,
+    minimize,
+    path,
+)
+from optareg.solve import _programs
+from problems import regression_data
+
+RNG = np.random.default_rng(0)
+
+
+def squares(X, y):
+    return lambda w: 0.5 * jnp.mean((y - X @ w) ** 2)
+
+
+def with_other_units(scale, dtype=float):
+    """A regression with one column in other units; its solution in units of one."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.uniform(-1, 1, 300), rng.normal(size=(300, 4))])
+    X -= X.mean(axis=0)
+    y = X @ np.array([2, 1, -0.5, 0, 0]) + 0.1 * rng.normal(size=300)
+    y -= y.mean()
+    units = np.array([scale, 1, 1, 1, 1])
+    scaled = (X * units).astype(dtype)
+    return scaled, y.astype(dtype), scaled.astype(float) / units, units
+
+
+@functools.cache
+def solver(penalised):
+    del penalised
+    return jax.jit(
+        lambda X, y, a: minimize(squares(X, y), jnp.zeros(5, X.dtype), L1(a))
+    )
+
+
+def weighted_lasso(X, y, strengths):
+    """By scikit-learn, whose strength is one number: columns over their strengths."""
+    model = sklearn.linear_model.Lasso(
+        alpha=1.0, fit_intercept=False, tol=1e-14, max_iter=100_000
+    )
+    return model.fit(X / strengths, y).coef_ / strengths
+
+
+@pytest.mark.parametrize("all_alike", [True, False], ids=["one number", "in units"])
+@pytest.mark.parametrize("scale", [1e-16, 1e-6, 1e-3, 1.0, 1e4, 1e9, 1e16])
+def test_a_column_in_any_units(scale, all_alike, x64):
+    X, y, plain, units = with_other_units(scale)
+    strengths = np.full(5, 0.05) if all_alike else 0.05 * units
+    found = lasso(X, y, jnp.asarray(strengths))
+    assert found.converged
+    of_plain = strengths / units  # Of columns in units of one.
+    w = np.asarray(found.params) * units
+
+    def objective(w):
+        return 0.5 * np.mean((y - plain @ w) ** 2) + np.sum(of_plain * np.abs(w))
+
+    expected = weighted_lasso(plain, y, np.maximum(of_plain, 1e-9))
+    assert objective(w) <= objective(expected) * (1 + 1e-7)
+    np.testing.assert_allclose(w, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e4, 3e7, 1e8])
+def test_a_column_in_any_units_in_single_precision(scale):
+    X, y, plain, units = with_other_units(scale, np.float32)
+    found = lasso(X, y, jnp.full(5, 0.05))
+    assert found.converged
+    w = np.asarray(found.params, float) * units
+    of_plain = 0.05 / units
+
+    def objective(w):
+        r = y.astype(float) - plain @ w
+        return 0.5 * np.mean(r**2) + np.sum(of_plain * np.abs(w))
+
+    expected = weighted_lasso(plain, y.astype(float), np.maximum(of_plain, 1e-9))
+    assert objective(w) <= objective(expected) * (1 + 1e-4)
+    assert set(np.flatnonzero(w)) <= set(np.flatnonzero(np.abs(expected) > 1e-9))
+
+
+def test_a_start_without_a_gradient_is_not_converged(x64):
+    A, c = jnp.array([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]]), jnp.array([3.0, 1.0, 2.0])
+
+    def loss(w):
+        return jnp.mean(A @ w - c * jnp.log(A @ w))
+
+    at_zero = minimize(loss, jnp.zeros(2), L1(0.01, positive=True))
+    assert not at_zero.converged
+    np.testing.assert_array_equal(at_zero.params, 0)
+    found = minimize(loss, jnp.ones(2), L1(0.01, positive=True))
+    best = scipy.optimize.minimize(
+        lambda w: float(loss(w)) + 0.01 * w.sum(), np.ones(2), bounds=[(0, None)] * 2
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.params, best.x, atol=1e-4)
+
+
+def poisson(mean):
+    rng = np.random.default_rng(1)
+    Z = rng.normal(size=(400, 6))
+    y = rng.poisson(mean * np.exp(0.3 * Z[:, 0] - 0.2 * Z[:, 1])).astype(float)
+
+    def loss(params):
+        z = params["b"] + Z @ params["w"]
+        return jnp.mean(jnp.exp(z) - y * z)
+
+    return Z, y, loss, {"b": jnp.array(0.0), "w": jnp.zeros(6)}
+
+
+@pytest.mark.parametrize("mean", [1e-2, 1e3, 1e9, 1e12])
+def test_counts_of_any_size_are_fitted_from_zero(mean, x64):
+    Z, y, loss, start = poisson(mean)
+    on_w = by_path("w")
+    most = max_strength(loss, start, masked(L1(1.0), on_w))
+    expected = np.abs(Z.T @ (y - y.mean())).max() / len(y)
+    np.testing.assert_allclose(most, expected, rtol=1e-8)
+    found = minimize(loss, start, masked(L1(0.1 * expected), on_w))
+    assert found.converged
+    # The conditions, in NumPy.
+    mu = np.exp(found.params["b"] + Z @ found.params["w"])
+    w, g = np.asarray(found.params["w"]), Z.T @ (mu - y) / len(y)
+    lack = np.where(
+        w == 0,
+        np.maximum(np.abs(g) - 0.1 * expected, 0),
+        g + 0.1 * expected * np.sign(w),
+    )
+    assert np.abs(lack).max() < 1e-7 * expected
+    assert abs(np.mean(mu - y)) < 1e-7 * expected
+    assert 0 < np.count_nonzero(w) < 6
+
+
+def test_the_null_model_is_a_start_only_where_the_start_is_zero(x64):
+    *_, loss, start = poisson(5.0)
+    penalty = masked(L1(1e-3), by_path("w"))
+    found = minimize(loss, start, penalty)
+    again = minimize(loss, found.params, penalty)
+    assert found.converged and again.converged
+    assert again.steps <= 1
+
+
+@pytest.mark.parametrize(
+    "penalty", [ElasticNet.from_sklearn(1.0, 0.0), L1(0.0), L2(1.0)], ids=repr
+)
+def test_what_is_never_zero_has_no_max_strength(penalty):
+    X, y = regression_data("diabetes")
+    with pytest.raises(ValueError, match=r"gives no zeros|strength above 0"):
+        max_strength(squares(X, y), jnp.zeros(10), penalty)
+
+
+def test_max_strength_needs_a_null_model(x64):
+    def falling(params):  # Without a minimum over b.
+        return params["b"] + jnp.sum((params["w"] - 1) ** 2)
+
+    start = {"b": jnp.array(0.0), "w": jnp.zeros(3)}
+    penalty = masked(L1(1.0), by_path("w"))
+    with pytest.raises(ValueError, match="could not solve"):
+        max_strength(falling, start, penalty)
+    assert np.isnan(jax.jit(lambda: max_strength(falling, start, penalty))())
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9], ids=["absolute", "pinball"])
+def test_a_loss_with_kinks_is_not_taken_for_quadratic(quantile, x64):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 5))
+    y = X @ np.array([1.0, 2, 0, 0, -1]) + rng.normal(size=60)
+
+    def loss(w):
+        r = y - X @ w
+        return jnp.mean(jnp.maximum(quantile * r, (quantile - 1) * r))
+
+    found = path(loss, jnp.zeros(5), L1(jnp.array([0.1, 0.01])))
+    assert not found.converged.any()
+    # Not far from the linear program's optimum, by scikit-learn.
+    for strength, w in zip((0.1, 0.01), found.params, strict=True):
+        model = sklearn.linear_model.QuantileRegressor(
+            quantile=quantile, alpha=strength, fit_intercept=False
+        )
+        best = model.fit(X, y).coef_
+
+        def whole(w, strength=strength):
+            return float(loss(w)) + strength * np.abs(w).sum()
+
+        assert whole(w) < 1.05 * whole(best)
+
+
+def test_no_tracer_leaks():
+    X, y = regression_data("diabetes")
+    with jax.checking_leaks():
+        minimize(squares(X, y), jnp.zeros(10), L1(0.1))
+        path(squares(X, y), jnp.zeros(10), L1(jnp.array([0.1, 0.2])))
+
+
+class TestDerivative:
+    """Of the solution, against central differences."""
+
+    data = regression_data("diabetes")
+
+    def loss(self, w):
+        X, y = self.data
+        return 0.5 * jnp.mean((y - X @ w) ** 2)
+
+    @pytest.mark.parametrize(
+        "penalty",
+        [
+            lambda a: centered(L1(0.05), at=jnp.full(10, 0.05) * a),
+            lambda a: centered(GroupLasso(0.05, axis=0), at=jnp.full(10, 0.05) * a),
+            lambda a: constraint(
+                Partial(optax.projections.projection_l1_ball, scale=0.5 * a)
+            ),
+            lambda a: constraint(
+                Partial(optax.projections.projection_l2_ball, scale=0.2 * a)
+            ),
+            lambda a: constraint(
+                Partial(lambda w, most: w.clip(-most, most), most=0.1 * a)
+            ),
+        ],
+        ids=["center", "center of groups", "L1 ball", "L2 ball", "box"],
+    )
+    def test_by_what_else_a_penalty_depends_on(self, penalty, x64):
+        @jax.jit
+        def fit(a):
+            return self.loss(minimize(self.loss, jnp.zeros(10), penalty(a)).params)
+
+        slope = jax.jit(jax.grad(fit))(1.0)
+        expected = (fit(1 + 1e-5) - fit(1 - 1e-5)) / 2e-5
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+    def test_it_is_nan_where_the_solution_is_not_reached(self, x64):
+        def first(strength, max_steps):
+            found = minimize(
+                self.loss, jnp.zeros(10), L1(strength), max_steps=max_steps
+            )
+            return found.params[2]
+
+        assert np.isnan(jax.grad(lambda s: first(s, 1))(0.01))
+        assert np.isfinite(jax.grad(lambda s: first(s, 1000))(0.01))
+
+
+class TestPrograms:
+    """Calls outside of `jit` compile a program once."""
+
+    @pytest.fixture(autouse=True)
+    def none_kept(self):
+        _programs.clear()
+        yield
+        _programs.clear()
+
+    def test_folds_share_one_and_nothing_stale_is_served(self):
+        X, y = regression_data("diabetes")
+        for fold in range(3):
+            rows = np.arange(442) % 4 != fold
+            Xs, ys = X[rows][:330], y[rows][:330]
+            found = minimize(squares(Xs, ys), jnp.zeros(10), L1(0.1))
+            model = sklearn.linear_model.Lasso(0.1, fit_intercept=False, tol=1e-10)
+            expected = model.fit(Xs, ys).coef_
+            np.testing.assert_allclose(found.params, expected, atol=1e-4)
+        assert len(_programs.KEPT) == 1
+
+    def test_constants_of_the_loss_make_another(self):
+        found = [
+            minimize(lambda w, c=c: jnp.sum((w - c) ** 2), jnp.zeros(2), L1(1.0)).params
+            for c in (1.0, 2.0)
+        ]
+        np.testing.assert_allclose(found, [[0.5, 0.5], [1.5, 1.5]], rtol=1e-5)
+        assert len(_programs.KEPT) == 2
+
+    def test_one_with_a_callback_is_not_kept(self):
+        seen = []
+        for k in range(2):
+            minimize(
+                lambda w: jnp.sum((w - 1) ** 2),
+                jnp.zeros(2),
+                L1(1.0),
+                callback=lambda *_, k=k: seen.append(k),
+            )
+        jax.effects_barrier()
+        assert set(seen) == {0, 1}
+        assert not _programs.KEPT
+
+    def test_precision_makes_another(self, x64):
+        for dtype in (jnp.float32, jnp.float64):
+            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(2, dtype), L1(1.0))
+        assert len(_programs.KEPT) == 2
+
+    def test_the_table_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(_programs, "MOST", 1)
+        for size in (2, 3):
+            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(size), L1(1.0))
+        assert len(_programs.KEPT) == 1
