@@ -39,7 +39,14 @@ from optareg.penalties import (
     masked,
     partition,
 )
-from optareg.solve import Solution, max_strength, minimize, path, strength_grid
+from optareg.solve import (
+    Solution,
+    clear_programs,
+    max_strength,
+    minimize,
+    path,
+    strength_grid,
+)
 from optareg.transforms import (
     ProximalState,
     TargetSparsityState,
@@ -78,6 +85,7 @@ __all__ = [
     "minimize",
     "path",
     "max_strength",
+    "clear_programs",
     "strength_grid",
     "stationarity",
     "sparsity",

@@ -29,6 +29,7 @@ from laws import (
     times,
 )
 from optareg import L1, L2, ElasticNet
+from optareg._tree import Tree
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -37,6 +38,19 @@ pytestmark = pytest.mark.usefixtures("x64")
 def look(penalty, w):
     """Value, gradient, and the gradient by JAX."""
     return penalty.value(w), penalty.gradient(w), jax.grad(penalty.value)(w)
+
+
+@strictly
+def of_parts(penalty, w):
+    """The value of the smooth part of each leaf and of the rest, added."""
+    tree = Tree(w)
+    parts = [
+        part.leaf_value(group.join(tree.leaves))
+        for group in penalty.resolve(tree)
+        for part in group.penalty.split()
+        if part is not None
+    ]
+    return sum(parts, start=jnp.zeros(()))
 
 
 @strictly
@@ -64,6 +78,9 @@ def test_value_is_the_definition(case: Case, w):
         found = look(case.penalty, case.tree(x))[0]
         scale = np.max(np.abs(x))
         np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-14 * scale)
+        # Terms of the parts cancel, where one is concave.
+        parts, atol = of_parts(case.penalty, case.tree(x)), 1e-13 * size(x)
+        np.testing.assert_allclose(parts, expected, rtol=1e-12, atol=atol)
 
 
 @every_penalty

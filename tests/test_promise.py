@@ -19,6 +19,7 @@ from optareg import (
     GroupLasso,
     by_path,
     centered,
+    clear_programs,
     constraint,
     masked,
     max_strength,
@@ -258,9 +259,9 @@ class TestPrograms:
 
     @pytest.fixture(autouse=True)
     def none_kept(self):
-        _programs.clear()
+        clear_programs()
         yield
-        _programs.clear()
+        clear_programs()
 
     def test_folds_share_one_and_nothing_stale_is_served(self):
         X, y = regression_data("diabetes")

@@ -3,6 +3,14 @@
 from optareg.solve._max_strength import max_strength, strength_grid
 from optareg.solve._minimize import minimize
 from optareg.solve._path import path
+from optareg.solve._programs import clear_programs
 from optareg.solve._solution import Solution
 
-__all__ = ["Solution", "max_strength", "minimize", "path", "strength_grid"]
+__all__ = [
+    "Solution",
+    "clear_programs",
+    "max_strength",
+    "minimize",
+    "path",
+    "strength_grid",
+]

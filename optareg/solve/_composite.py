@@ -10,7 +10,7 @@ from optareg.penalties._base import Penalty
 from optareg.solve._curvature import curvature, inverse
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
-from optareg.solve._newton import Objective
+from optareg.solve._objective import Objective
 
 __all__ = ["Chosen", "Composite", "Goal", "Rows"]
 

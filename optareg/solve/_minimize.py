@@ -40,12 +40,13 @@ def minimize(
     alone, as linear models do (`X @ w`, `jnp.dot`, a Flax `Dense` layer on the data),
     it works on the few columns that matter and checks them all.
 
-    Runs within `jit` and `vmap`. Outside of them each call compiles anew: for many, put
-    `jax.jit` around a function of what changes. The solution may be differentiated,
-    with respect to strengths and whatever else `loss` and `penalty` depend on, by
-    `jax.grad` or `jax.jvp`, once: by the implicit function theorem on the support, so
-    it must have converged. At strengths where the support changes the derivative is
-    one-sided.
+    Runs within `jit` and `vmap`. Outside of them a program is compiled once and kept
+    for the next call with the same loss and shapes, whatever the data
+    (`clear_programs`). The solution may be differentiated, with respect to strengths
+    and whatever else `loss` and `penalty` depend on, by `jax.grad`, `jax.jvp` or
+    `jax.hessian`: by the implicit function theorem on the support. Where the solution
+    has not converged, the derivative is NaN. At strengths where the support changes it
+    is one-sided.
 
     For a convex loss with a minimum this is the optimum. For others, networks for
     instance, it is a point with the optimality conditions to first order, at best.
@@ -55,23 +56,26 @@ def minimize(
       loss: a function of the parameters alone, differentiable twice, to a scalar.
         Close over data, or use `jax.tree_util.Partial`.
       params: where to start; a tree of float32, float64 or complex arrays. Zeros are
-        a good start for a convex loss: they have the smallest working sets.
+        a good start for a convex loss: they have the smallest working sets, and what is
+        not penalised, an intercept for instance, then starts at the null model.
       penalty: any penalty; leave parameters out with `masked`.
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.
       tol: the stationarity to stop at, in units of the loss per unit of weight, as a
-        strength. By default 3e-6 in float32 and 4e-11 in float64, times the largest
-        entry of the loss's gradient where all that the penalty can make zero is zero.
-        Of other parameters, such as an intercept, the default asks for the same in
-        units of the square root of their curvature.
+        strength. The default has each parameter's own units, so that scales of columns
+        do not matter: the root of its curvature. In these units it is 3e-6 in float32
+        and 4e-11 in float64, times the largest gradient at the null model, where all
+        that the penalty can make zero is zero and the rest is optimal. It is less where
+        that is not small beside a strength, as far as rounding allows.
       max_steps: the number of iterations to stop at.
       callback: called with (steps, objective, stationarity) after each iteration, for
         instance to print; with working sets, of the set at work. None costs nothing.
 
     Returns:
       A `Solution`. Where the tolerance is not reached, because of `max_steps`, of the
-      precision of the numbers, or as the objective falls without bound, `converged` is
-      False. Where numbers are not finite, `params` are the last finite ones.
+      precision of the numbers, of kinks in `loss`, or as the objective falls without
+      bound, `converged` is False, and `params` are the best found. Where numbers are
+      not finite, `params` are the last finite ones.
 
     Raises:
       TypeError: an argument is of another kind, a leaf is not floating or complex, the

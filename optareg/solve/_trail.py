@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optareg.solve._leaves import Leaves
-from optareg.solve._newton import Objective
+from optareg.solve._objective import Objective
 
 __all__ = ["Trail"]
 

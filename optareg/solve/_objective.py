@@ -1,0 +1,77 @@
+"""`Objective`: a smooth function + norms, as the iteration sees them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optareg.penalties._base import Penalty
+from optareg.solve._leaves import Leaves, add, largest
+
+__all__ = ["Objective"]
+
+Array = jax.Array
+
+
+class Objective(NamedTuple):
+    """What is minimised: smooth(w) + Σ norm(w) over the leaves w.
+
+    Attributes:
+      smooth: from leaves to a scalar.
+      norms: the nonsmooth penalty of each leaf, or None.
+      scales: for each leaf, one over the curvature: entrywise, or a scalar.
+      units: for each leaf, what its residuals are measured in: likewise.
+    """
+
+    smooth: Callable[[Leaves], Array]
+    norms: tuple[Penalty | None, ...]
+    scales: Leaves
+    units: Leaves
+
+    def value(self, w: Leaves) -> Array:
+        """The objective at w."""
+        terms = (n.leaf_value(x) for n, x in zip(self.norms, w, strict=True) if n)
+        return sum(terms, start=self.smooth(w))
+
+    def gradient(self, w: Leaves) -> Leaves:
+        """The direction of steepest ascent of the smooth part."""
+        return tuple(jnp.conj(g) for g in jax.grad(self.smooth)(w))
+
+    def stationarity(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
+        """How far w is from optimal, as users see it; g is the gradient there."""
+        rows = zip(self.norms, w, g, strict=True)
+        parts = [jnp.abs(d) if n is None else n.leaf_residual(x, d) for n, x, d in rows]
+        return largest(parts, dtype)
+
+    def residuals(self, w: Leaves, g: Leaves) -> Leaves:
+        """What the optimality conditions lack, entry by entry, in the units of each."""
+        lack = add(g, self.nearest(w, g))
+        pairs = zip(lack, self.units, strict=True)
+        return tuple(jnp.abs(x) / unit for x, unit in pairs)
+
+    def distance(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
+        """The largest residual."""
+        return largest(self.residuals(w, g), dtype)
+
+    def nearest(self, w: Leaves, g: Leaves) -> Leaves:
+        """The member of the subdifferential of the norms at w nearest to −g."""
+        return self._each(lambda n, x, d: n.leaf_nearest_subgradient(x, d), w, g)
+
+    def prox(self, z: Leaves, tau: Array | float) -> Leaves:
+        """The proximal operator, with steps τ · scale; exact at kinks."""
+        rows = zip(self.norms, z, self.scales, strict=True)
+        return tuple(x if n is None else n.leaf_prox(x, tau * c) for n, x, c in rows)
+
+    def dual(self, z: Leaves, tau: Array | float) -> Leaves:
+        """What the proximal operator, with steps τ · scale, takes off from z."""
+        return self._each(
+            lambda n, x, c: n.leaf_conjugate_prox(x, tau * c), z, self.scales
+        )
+
+    def _each(self, f: Callable[..., Array], *arguments: Leaves) -> Leaves:
+        """Applies f to the norm and arguments of each leaf; 0 where there is none."""
+        rows = zip(self.norms, *arguments, strict=True)
+        return tuple(
+            jnp.zeros_like(row[1]) if row[0] is None else f(*row) for row in rows
+        )
