@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 import sklearn.linear_model
 
 from optareg import (
@@ -12,8 +13,10 @@ from optareg import (
     L2,
     GroupLasso,
     centered,
+    constraint,
     joined,
     masked,
+    minimize,
     partition,
     proximal,
 )
@@ -101,6 +104,39 @@ def test_it_works_within_and_around_other_combinators():
 def test_positive_keeps_weights_above_at():
     x = centered(L1(0.0, positive=True), at=AT).prox(W, 1.0)
     np.testing.assert_array_equal(x, np.maximum(AT, W))
+
+
+@pytest.mark.parametrize("distance", [0.05, 30.0, 1e6])
+def test_a_box_around_a_far_center(distance):
+    """The digits of w − at are those of `at`: rounding does not take w out of it."""
+    X, y = regression_data("diabetes")
+    at = jnp.full(10, distance)
+    box = centered(constraint(lambda w: jnp.clip(w, -0.1, 0.15)), at=at)
+    pull = X.T @ y / len(y)
+    gram = X.T @ X / len(y)
+
+    def loss(w):
+        d = w - at
+        return 0.5 * d @ (gram @ d) - pull @ d
+
+    best = scipy.optimize.lsq_linear(X, y, bounds=(-0.1, 0.15), tol=1e-14).x
+    found = minimize(loss, at, box)
+    # 1e6 leaves too few digits to say so.
+    assert found.converged or distance == 1e6
+    assert box.value(found.params) == 0
+    tolerance = 1e-7 + 1e-12 * distance
+    np.testing.assert_allclose(found.params - at, best, atol=tolerance)
+
+    tx = proximal(optax.adam(optax.cosine_decay_schedule(0.02, 3000)), box)
+
+    def step(carry, _):
+        w, state = carry
+        updates, state = tx.update(jax.grad(loss)(w), state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    (w, _), _ = jax.jit(lambda: jax.lax.scan(step, (at, tx.init(at)), length=3000))()
+    assert box.value(w) == 0
+    np.testing.assert_allclose(w - at, best, atol=1e-5 + 1e-9 * distance)
 
 
 def test_the_sign_of_zero_is_that_of_at():

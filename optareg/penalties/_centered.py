@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optareg._tree import Tree, is_masked, path_name
+from optareg._tree import Tree, epsilon, is_masked, path_name
 from optareg.penalties._base import ParamGroup, Penalty, data, register_penalty
 from optareg.penalties._combinators import check_is_penalty
 
@@ -127,7 +127,7 @@ class Shifted(Penalty):
         return self.penalty.strength  # type: ignore[attr-defined]
 
     def leaf_value(self, w: Array) -> Array:
-        return self.penalty.leaf_value(self._from(w))
+        return self.penalty.leaf_value(self._inside(w))
 
     def leaf_gradient(self, w: Array) -> Array:
         return self.penalty.leaf_gradient(self._from(w))
@@ -180,7 +180,7 @@ class Shifted(Penalty):
         return self.penalty.leaf_nearest_subgradient(self._from(w), g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
-        return self.penalty.leaf_residual(self._from(w), g)
+        return self.penalty.leaf_residual(self._inside(w), g)
 
     def leaf_dual_norm(self, g: Array) -> Array:
         return self.penalty.leaf_dual_norm(g)
@@ -204,6 +204,23 @@ class Shifted(Penalty):
     def _from(self, w: Array) -> Array:
         """What R sees: w − at."""
         return jnp.subtract(w, self.at.astype(w.dtype))
+
+    def _inside(self, w: Array) -> Array:
+        """The same, but within the domain of R where only rounding is in the way.
+
+        The digits of w − at are those of w and of `at`, which may be much larger.
+        """
+        d = self._from(w)
+        near = self.penalty.leaf_project_domain(d)
+        if near is d:
+            return d
+        size = jnp.max(
+            jnp.maximum(jnp.abs(w), jnp.abs(self.at.astype(w.dtype))), initial=0
+        )
+        digits = max(epsilon(w.dtype), epsilon(self.at.dtype))
+        slack = 4 * max(w.size, 1) ** 0.5 * digits * jnp.max(sizes, initial=0)
+        off = jnp.max(jnp.abs(near - d), initial=0)
+        return jnp.where((off > 0) & (off <= slack), near, d)
 
     def _back(self, new: Array, d: Array, w: Array) -> Array:
         return back(new, d, w, self.at.astype(w.dtype))

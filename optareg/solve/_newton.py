@@ -19,6 +19,7 @@ from optareg.solve._leaves import (
     add,
     conjugate_gradients,
     dot,
+    largest,
     scale,
     times,
 )
@@ -214,7 +215,12 @@ def accept(
     w, y = jax.tree.map(lambda xs: xs[best], (found.w, found.y))
     value = values[best]
     g = objective.gradient(w)
-    distance = objective.distance(w, g, value.dtype)
+    # y is a subgradient too: where there is no formula for the nearest one, it has more
+    # digits.
+    slack = objective.in_units(add(g, y))
+    distance = jnp.minimum(
+        objective.distance(w, g, value.dtype), largest(slack, value.dtype)
+    )
     fell = value < state.value - noise
     good = jnp.isfinite(value) & jnp.isfinite(distance) & (value <= state.value + noise)
     gained = good & (fell | (distance < 0.9 * state.distance))

@@ -46,9 +46,11 @@ class Objective(NamedTuple):
 
     def residuals(self, w: Leaves, g: Leaves) -> Leaves:
         """What the optimality conditions lack, entry by entry, in the units of each."""
-        lack = add(g, self.nearest(w, g))
-        pairs = zip(lack, self.units, strict=True)
-        return tuple(jnp.abs(x) / unit for x, unit in pairs)
+        return self.in_units(add(g, self.nearest(w, g)))
+
+    def in_units(self, x: Leaves) -> Leaves:
+        """The sizes of gradients in the units of each entry."""
+        return tuple(jnp.abs(y) / u for y, u in zip(x, self.units, strict=True))
 
     def distance(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
         """The largest residual."""
