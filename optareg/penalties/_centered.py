@@ -214,9 +214,7 @@ class Shifted(Penalty):
         near = self.penalty.leaf_project_domain(d)
         if near is d:
             return d
-        size = jnp.max(
-            jnp.maximum(jnp.abs(w), jnp.abs(self.at.astype(w.dtype))), initial=0
-        )
+        sizes = jnp.maximum(jnp.abs(w), jnp.abs(self.at.astype(w.dtype)))
         digits = max(epsilon(w.dtype), epsilon(self.at.dtype))
         slack = 4 * max(w.size, 1) ** 0.5 * digits * jnp.max(sizes, initial=0)
         off = jnp.max(jnp.abs(near - d), initial=0)
