@@ -1,5 +1,6 @@
 """The diagonal of a loss's Hessian, by which the solver measures each parameter."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,11 +42,7 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
     if not products:
         return []
     gradient = jax.grad(lambda zs: loss.tail(zs, w))
-    # Bits of one draw are the signs of all probes: drawing takes long to compile.
-    bits = [
-        jax.random.bits(jax.random.key(i), z.shape, jnp.uint32)
-        for i, z in enumerate(products)
-    ]
+    bits = [hashes(z.shape, i) for i, z in enumerate(products)]
 
     def probe(k: Array) -> list[Array]:
         signs = [
@@ -61,6 +58,17 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
         (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
         for head, t in zip(loss.heads, total, strict=True)
     ]
+
+
+def hashes(shape: tuple[int, ...], seed: int) -> Array:
+    """Bits that look random, one number for each entry.
+
+    The finalizer of MurmurHash3 (Appleby, 2011): `jax.random` takes longer to compile.
+    """
+    x = jnp.arange(math.prod(shape), dtype=jnp.uint32) + jnp.uint32(seed * 2**24 + 1)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (x ^ (x >> 16)).reshape(shape)
 
 
 def of_leaves(loss: Heads, w: Leaves) -> list[Array]:
