@@ -201,6 +201,27 @@ def test_a_loss_with_kinks_is_not_taken_for_quadratic(quantile, x64):
         assert whole(w) < 1.05 * whole(best)
 
 
+def test_the_pinball_loss_made_smooth(x64):
+    """As the README has it."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 5))
+    y = X @ np.array([1.0, 2, 0, 0, -1]) + rng.normal(size=60)
+    q, h = 0.9, 1e-3
+
+    def loss(w):
+        r = y - X @ w
+        return jnp.mean(q * r + h * jnp.logaddexp(0, -r / h))
+
+    found = minimize(loss, jnp.zeros(5), L1(0.05))
+    model = sklearn.linear_model.QuantileRegressor(
+        quantile=q, alpha=0.05, fit_intercept=False
+    )
+    expected = model.fit(X, y).coef_
+    assert found.converged
+    np.testing.assert_allclose(found.params, expected, atol=0.02)
+    np.testing.assert_array_equal(found.params == 0, expected == 0)
+
+
 def test_no_tracer_leaks():
     X, y = regression_data("diabetes")
     with jax.checking_leaks():
