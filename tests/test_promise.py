@@ -229,6 +229,18 @@ def test_no_tracer_leaks():
         path(squares(X, y), jnp.zeros(10), L1(jnp.array([0.1, 0.2])))
 
 
+def test_memory_beside_the_data_is_less_than_half_of_it():
+    """Of many columns: no copy of all, none of all squares, and few of the largest."""
+    X = jax.ShapeDtypeStruct((128, 100_000), jnp.float32)
+    y = jax.ShapeDtypeStruct((128,), jnp.float32)
+
+    def solve(X, y):
+        return minimize(squares(X, y), jnp.zeros(100_000), L1(0.1))
+
+    compiled = jax.jit(solve).lower(X, y).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * 4 * 128 * 100_000
+
+
 class TestDerivative:
     """Of the solution, against central differences."""
 

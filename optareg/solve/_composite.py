@@ -30,7 +30,7 @@ class Chosen(NamedTuple):
 
     def take(self, x: Array) -> Array:
         """These rows of x."""
-        return jnp.take(x, self.rows, axis=self.axis)
+        return jnp.take(x, self.rows, axis=self.axis, mode="clip")
 
     def put(self, x: Array, values: Array) -> Array:
         """Zeros but in these rows of an array shaped as x."""

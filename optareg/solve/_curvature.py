@@ -52,12 +52,10 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
         _, bent = jax.jvp(gradient, (products,), (signs,))
         return [s * b for s, b in zip(signs, bent, strict=True)]
 
-    probes = jax.vmap(probe)(jnp.arange(HEAD_PROBES, dtype=jnp.uint32))
-    total = [jnp.mean(p, axis=0) for p in probes]
-    return [
-        (head.leaf, head.squared().transpose(t, w[head.leaf]).real)
-        for head, t in zip(loss.heads, total, strict=True)
-    ]
+    probes: list[Array] = jax.vmap(probe)(jnp.arange(HEAD_PROBES, dtype=jnp.uint32))
+    total: list[Array] = [jnp.mean(p, axis=0) for p in probes]
+    pairs = zip(loss.heads, total, strict=True)
+    return [(h.leaf, h.transpose_of_squares(t, w[h.leaf]).real) for h, t in pairs]
 
 
 def hashes(shape: tuple[int, ...], seed: int) -> Array:
@@ -65,10 +63,13 @@ def hashes(shape: tuple[int, ...], seed: int) -> Array:
 
     The finalizer of MurmurHash3 (Appleby, 2011): `jax.random` takes longer to compile.
     """
-    x = jnp.arange(math.prod(shape), dtype=jnp.uint32) + jnp.uint32(seed * 2**24 + 1)
+    x: Array = jnp.arange(math.prod(shape), dtype=jnp.uint32) + jnp.uint32(
+        seed * 2**24 + 1
+    )
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return (x ^ (x >> 16)).reshape(shape)
+    result: Array = (x ^ (x >> 16)).reshape(shape)
+    return result
 
 
 def of_leaves(loss: Heads, w: Leaves) -> list[Array]:

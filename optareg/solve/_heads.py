@@ -17,6 +17,9 @@ __all__ = ["Heads", "evaluate"]
 
 Array = jax.Array
 
+# Matrices with more entries are squared in blocks of so many.
+MOST_ENTRIES = 2**20
+
 
 class Head(NamedTuple):
     """A product of one leaf with a matrix that depends on no parameter.
@@ -56,10 +59,31 @@ class Head(NamedTuple):
 
     def take(self, rows: Array) -> Self:
         """The head of some rows of the leaf."""
-        return self._replace(matrix=jnp.take(self.matrix, rows, axis=self.matrix_axis))
+        # Without `mode`, places out of bounds would cost one more copy.
+        some = jnp.take(self.matrix, rows, axis=self.matrix_axis, mode="clip")
+        return self._replace(matrix=some)
 
-    def squared(self) -> Self:
-        """The head whose matrix has the squared size of each entry."""
+    def transpose_of_squares(self, z: Array, like: Array) -> Array:
+        """`transpose`, of the matrix with the squared size of each entry.
+
+        A large one is squared block by block, so that it is never there as a whole.
+        """
+        rows = self.matrix.shape[self.matrix_axis]
+        n = max(1, MOST_ENTRIES * rows // max(self.matrix.size, 1))
+        if n >= rows:
+            return self._squared().transpose(z, like)
+
+        def add(out: Array, i: Array) -> tuple[Array, None]:
+            start = jnp.minimum(i * n, rows - n)  # The last one may overlap.
+            some = jax.lax.dynamic_slice_in_dim(self.matrix, start, n, self.matrix_axis)
+            block = self._replace(matrix=some)._squared().transpose(z, like)
+            axis = self.leaf_axis
+            return jax.lax.dynamic_update_slice_in_dim(out, block, start, axis), None
+
+        blocks = jnp.arange(-(-rows // n))
+        return jax.lax.scan(add, jnp.zeros_like(like), blocks)[0]
+
+    def _squared(self) -> Self:
         size = (self.matrix * self.matrix.conj()).real
         return self._replace(matrix=size.astype(self.matrix.dtype))
 

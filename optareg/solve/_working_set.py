@@ -25,6 +25,8 @@ Array = jax.Array
 # Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
 # is taken when a set is half full.
 SMALLEST, GROWTH = 64, 3
+# The largest set has half of the rows; a quarter, of matrices with more entries.
+MANY_ENTRIES = 2**22
 # How exactly a working set is solved, in parts of what is left to gain.
 INNER = 0.1
 # After so many steps the curvature is another: that of exp(w), from a far start.
@@ -98,8 +100,11 @@ def solve(
 
         return jax.lax.while_loop(going, body, state)
 
+    # A set is copied, and gathering it takes as much again.
+    entries = max((head.matrix.size for head in problem.loss.heads), default=0)
+    share = 4 if entries > MANY_ENTRIES else 2
     size = SMALLEST
-    while limits and 2 * size <= max(limits):
+    while limits and share * size <= max(limits):
         state = rounds(state, size)
         size *= GROWTH
     state = rounds(state, None)
