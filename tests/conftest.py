@@ -30,12 +30,15 @@ os.environ.setdefault("NUMBA_OPT", "0")
 # is about rounding in float32, as `test_goal`: that is as the user's compiler has it.
 MOSTLY_COMPILING = {
     "test_centered",
+    "test_combinators",
     "test_compact",
     "test_composition",
     "test_constraint",
+    "test_dtypes",
     "test_flax",
     "test_freeze",
     "test_groups",
+    "test_joined",
     "test_minimize",
     "test_nonconvex",
     "test_nuclear_norm",
@@ -43,10 +46,10 @@ MOSTLY_COMPILING = {
     "test_penalties",
     "test_positive",
     "test_product",
+    "test_schedules",
     "test_solve_odd",
     "test_stationarity",
     "test_subgradients",
-    "test_joined",
 }
 
 
