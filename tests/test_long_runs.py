@@ -74,17 +74,26 @@ def test_a_problem_that_changes_is_found_again():
     assert right.any() and np.argmax(right) < 8000
 
 
+def solution(penalty):
+    """In double precision."""
+    X, y = regression_data("diabetes")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        found = minimize(
+            lambda w: 0.5 * jnp.mean((y - X @ w) ** 2), jnp.zeros(10), penalty
+        )
+        return np.asarray(found.params)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
 @pytest.mark.parametrize("threshold", [None, 30.0], ids=["found", "large"])
 @pytest.mark.parametrize(
     "penalty", [L1(0.05), GroupLasso(0.05, groups=PAIRS)], ids=["L1", "groups"]
 )
 def test_single_precision_keeps_its_digits(penalty, threshold):
     X, y = regression_data("diabetes")
-    with jax.enable_x64(True):
-        target = minimize(
-            lambda w: 0.5 * jnp.mean((y - X @ w) ** 2), jnp.zeros(10), penalty
-        )
-        expected = np.asarray(target.params)
+    expected = solution(penalty)
     gram = jnp.asarray(X.T @ X / len(y), "f4")
     pull = jnp.asarray(X.T @ y / len(y), "f4")
     tx = proximal(optax.sgd(0.03, momentum=0.9), penalty, threshold=threshold)
