@@ -24,7 +24,9 @@ def test_every_public_name_is_documented(name):
     assert inspect.getdoc(thing)
     if inspect.isfunction(thing):
         doc = inspect.getdoc(thing)
-        assert "Args:" in doc and "Returns:" in doc and ">>>" in doc
+        assert ">>>" in doc
+        if inspect.signature(thing).parameters:
+            assert "Args:" in doc and "Returns:" in doc
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -1,11 +1,10 @@
-"""`differentiable`: the solver, with the derivative of its solution.
+"""`with_derivative`: a solution, with its derivative.
 
 The solution is a fixed point of the proximal gradient step, w = prox(w − c ∇f(w)), for
 any c > 0. So its derivative solves a linear system on the support, by the implicit
 function theorem.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,59 +18,37 @@ from optareg.solve._composite import Composite, Goal
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add, conjugate_gradients, dot
 from optareg.solve._newton import damped, linear_system, slope
-from optareg.solve._newton import start as state_at
 from optareg.solve._solution import Outcome
-from optareg.solve._working_set import outcome_of, solve
 
-__all__ = ["differentiable"]
+__all__ = ["with_derivative"]
 
 Array = jax.Array
 
 MOST_CG = 10_000
 
 
-def differentiable(
-    traced: ClosedJaxpr,
-    quick: ClosedJaxpr | None,
-    penalties: tuple[Penalty, ...],
-    leaves: Leaves,
-    damping: Array | float,
-    goal: Goal,
-    max_steps: int,
-    report: Callable[..., None] | None,
+def with_derivative(
+    traced: ClosedJaxpr, penalties: tuple[Penalty, ...], outcome: Outcome, goal: Goal
 ) -> Outcome:
-    """`solve` of `quick`, with the derivative of `traced`, the same function.
+    """`outcome`, the solution for `traced`, with its derivative.
 
-    Without `quick` the leaves are the solution already. Where the goal is not reached,
-    the derivative is NaN.
+    Where the goal is not reached, that is NaN.
     """
-    # What `run` closes over outlives this call, so it must hold no tracer: of the
-    # programs only the code, of the leaves only the shapes.
-    code = traced.jaxpr
-    quick_code = None if quick is None else quick.jaxpr
-    leaves_like = jax.eval_shape(lambda: leaves)
+    # What `run` closes over outlives this call, so it must hold no tracer: of the loss
+    # only the code, of the leaves only the shapes.
+    code, leaves_like = traced.jaxpr, jax.eval_shape(lambda: outcome.w)
 
-    def problem(consts: Any, penalties: Any, code: Any = code) -> Composite:
+    def problem(consts: Any, penalties: Any) -> Composite:
         return Composite(Heads.of(ClosedJaxpr(code, consts), leaves_like), penalties)
 
     @jax.custom_jvp
-    def run(
-        consts: Any,
-        penalties: Any,
-        quick_consts: Any,
-        w: Leaves,
-        damping: Any,
-        goal: Goal,
-    ) -> Outcome:
-        if quick_code is None:
-            here = problem(consts, penalties)._replace(units=goal.units)
-            return outcome_of(here, state_at(here.unscaled(w), w))
-        here = problem(quick_consts, penalties, quick_code)._replace(units=goal.units)
-        return solve(here, w, damping, goal.tol, max_steps, report)
+    def run(consts: Any, penalties: Any, outcome: Outcome, goal: Goal) -> Outcome:
+        del consts, penalties, goal
+        return outcome
 
     @run.defjvp
     def run_jvp(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
-        consts, penalties, *_, goal = primals
+        consts, penalties, _, goal = primals
         outcome = run(*primals)
         w = outcome.w
         here = problem(consts, penalties).objective(w)
@@ -111,8 +88,8 @@ def differentiable(
         zero = jax.tree.map(zero_tangent, outcome)
         return outcome, zero._replace(w=of_w)
 
-    given = [] if quick is None else quick.consts
-    return run(traced.consts, penalties, given, leaves, damping, goal)
+    fixed = jax.lax.stop_gradient((outcome, goal))
+    return run(traced.consts, penalties, *fixed)
 
 
 def zero_tangent(x: Array) -> Any:

@@ -12,11 +12,13 @@ from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._goal import center_or_start, default_goal, rough_goal
 from optareg.solve._heads import Heads
-from optareg.solve._implicit import differentiable
+from optareg.solve._implicit import with_derivative
 from optareg.solve._leaves import Leaves
+from optareg.solve._newton import start as state_at
 from optareg.solve._null_model import at_center, hold
 from optareg.solve._problem import HALF
 from optareg.solve._solution import Outcome
+from optareg.solve._working_set import outcome_of, solve
 
 __all__ = ["Callback", "Place", "Task"]
 
@@ -103,7 +105,19 @@ class Task(NamedTuple):
         goal: Goal,
         held: Any = False,
     ) -> Outcome:
-        """The solution; while `held`, the null model."""
+        """The solution, with its derivative; while `held`, the null model."""
+        outcome = self.search(penalties, w, damping, goal, held)
+        return with_derivative(self.program, penalties, outcome, goal)
+
+    def search(
+        self,
+        penalties: Penalties,
+        w: Leaves,
+        damping: Any,
+        goal: Goal,
+        held: Any = False,
+    ) -> Outcome:
+        """The same without its derivative."""
         report = None
         if self.callback is not None:
             callback = self.callback
@@ -115,16 +129,13 @@ class Task(NamedTuple):
             def report(*numbers: Any) -> None:
                 jax.debug.callback(call, held, *numbers)
 
-        return differentiable(
-            self.program,
-            self.quick,
-            penalties,
-            w,
-            damping,
-            goal,
-            self.max_steps,
-            report,
-        )
+        w, damping, goal = jax.lax.stop_gradient((w, damping, goal))
+        if self.quick is None:
+            here = self.fixed(penalties, w)._replace(units=goal.units)
+            return outcome_of(here, state_at(here.unscaled(w), w))
+        quick = self._replace(program=self.quick).fixed(penalties, w)
+        quick = quick._replace(units=goal.units)
+        return solve(quick, w, damping, goal.tol, self.max_steps, report)
 
     def null(
         self, penalties: Penalties, place: Place, outcome: Outcome, held: Any
@@ -147,13 +158,17 @@ class Task(NamedTuple):
 
     def from_null(self, penalties: Penalties, w: Leaves) -> tuple[Outcome, Goal]:
         """The solution, by way of the null model; one program serves both."""
-        place = self.begin(penalties, w)
+        # The derivative is taken outside of the scan: compilers of JAX before 0.7 crash
+        # on it within.
+        fixed = jax.lax.stop_gradient(penalties)
+        place = self.begin(fixed, w)
 
         def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
-            start = at_center(penalties, place.w)
+            start = at_center(fixed, place.w)
             start = jax.tree.map(lambda a, b: jnp.where(held, a, b), start, place.w)
-            outcome = self.solve(hold(penalties, held), start, 1.0, place.goal, held)
-            return self.null(penalties, place, outcome, held), outcome
+            outcome = self.search(hold(fixed, held), start, 1.0, place.goal, held)
+            return self.null(fixed, place, outcome, held), outcome
 
         place, both = jax.lax.scan(stage, place, jnp.array([True, False]))
-        return jax.tree.map(lambda x: x[-1], both), place.goal
+        outcome = jax.tree.map(lambda x: x[-1], both)
+        return with_derivative(self.program, penalties, outcome, place.goal), place.goal
