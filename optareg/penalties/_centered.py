@@ -1,6 +1,6 @@
 """`centered`: a penalty on the difference to given parameters, R(w − at)."""
 
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optareg._tree import Tree, epsilon, is_masked, path_name
 from optareg.penalties._base import ParamGroup, Penalty, data, register_penalty
 from optareg.penalties._combinators import check_is_penalty
+from optareg.penalties._wrapped import Wrapped
 
 __all__ = ["centered"]
 
@@ -93,7 +94,7 @@ class Centered(Penalty):
 
 
 @register_penalty
-class Shifted(Penalty):
+class Shifted(Wrapped):
     """R(w − at) on one leaf.
 
     Attributes:
@@ -104,28 +105,6 @@ class Shifted(Penalty):
     penalty: Penalty
     at: Any = data()
 
-    # R's properties are its own.
-
-    @property
-    def scaled(self) -> bool:  # type: ignore[override]
-        """Whether R is."""
-        return self.penalty.scaled
-
-    @property
-    def entrywise(self) -> bool:  # type: ignore[override]
-        """Whether R is."""
-        return self.penalty.entrywise
-
-    @property
-    def convex(self) -> bool:  # type: ignore[override]
-        """Whether R is."""
-        return self.penalty.convex
-
-    @property
-    def strength(self) -> Any:
-        """The strength of a penalty that is `scaled`."""
-        return self.penalty.strength  # type: ignore[attr-defined]
-
     def leaf_value(self, w: Array) -> Array:
         return self.penalty.leaf_value(self._inside(w))
 
@@ -135,13 +114,6 @@ class Shifted(Penalty):
     def leaf_prox(self, w: Array, step: Array) -> Array:
         d = self._from(w)
         return self._back(self.penalty.leaf_prox(d, step), d, w)
-
-    def split(self) -> tuple[Penalty | None, Penalty | None]:
-        smooth, rest = (
-            None if part is None else Shifted(part, self.at)
-            for part in self.penalty.split()
-        )
-        return smooth, rest
 
     def leaf_kink(self, w: Array) -> Array | None:
         return self.penalty.leaf_kink(self._from(w))
@@ -163,18 +135,9 @@ class Shifted(Penalty):
     def leaf_conjugate_prox(self, w: Array, step: Any) -> Array:
         return self.penalty.leaf_conjugate_prox(self._from(w), step)
 
-    def leaf_project_dual(self, s: Array) -> Array:
-        return self.penalty.leaf_project_dual(s)
-
     def leaf_project_domain(self, w: Array) -> Array:
         d = self._from(w)
         return self._back(self.penalty.leaf_project_domain(d), d, w)
-
-    def leaf_largest_subgradient(self) -> Any:
-        return self.penalty.leaf_largest_subgradient()
-
-    def leaf_noise_scale(self, w: Array) -> Any:
-        return self.penalty.leaf_noise_scale(w)
 
     def leaf_nearest_subgradient(self, w: Array, g: Array) -> Array:
         return self.penalty.leaf_nearest_subgradient(self._from(w), g)
@@ -182,24 +145,9 @@ class Shifted(Penalty):
     def leaf_residual(self, w: Array, g: Array) -> Array:
         return self.penalty.leaf_residual(self._inside(w), g)
 
-    def leaf_dual_norm(self, g: Array) -> Array:
-        return self.penalty.leaf_dual_norm(g)
-
-    def leaf_group_max(self, x: Array) -> Array:
-        return self.penalty.leaf_group_max(x)
-
-    def weak_convexity(self) -> Any:
-        return self.penalty.weak_convexity()
-
-    def split_strength(self) -> tuple[Any, Penalty]:
-        strength, psi = self.penalty.split_strength()
-        return strength, Shifted(psi, self.at)
-
-    def take(self, rows: Array, axis: int, like: Array) -> "Shifted":
-        return self.replace(
-            penalty=self.penalty.take(rows, axis, like),
-            at=jnp.take(self.at, rows, axis=axis),
-        )
+    def take(self, rows: Array, axis: int, like: Array) -> Self:
+        at = jnp.take(self.at, rows, axis=axis)
+        return super().take(rows, axis, like).replace(at=at)
 
     def _from(self, w: Array) -> Array:
         """What R sees: w − at."""

@@ -14,16 +14,19 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg.penalties._base import Penalty
 from optareg.penalties._register import data, register_penalty
+from optareg.penalties._wrapped import Wrapped
 from optareg.solve._leaves import Leaves
 
-__all__ = ["Held", "acts", "all_penalised", "at_center", "hold", "partly_free"]
+__all__ = ["acts", "all_penalised", "at_center", "hold", "partly_free"]
 
 Array = jax.Array
 
 
 @register_penalty
-class Held(Penalty):
+class Held(Wrapped):
     """R, or while `held` the constraint that w is at R's center where R acts.
+
+    What is smooth in R stays as it is.
 
     Attributes:
       penalty: R, of one leaf.
@@ -33,32 +36,12 @@ class Held(Penalty):
     penalty: Penalty
     held: Any = data()
 
-    @property
-    def entrywise(self) -> bool:  # type: ignore[override]
-        """Whether R is."""
-        return self.penalty.entrywise
-
-    @property
-    def convex(self) -> bool:  # type: ignore[override]
-        """Whether R is."""
-        return self.penalty.convex
-
     def split(self) -> tuple[Penalty | None, Penalty | None]:
-        smooth, norm = self.penalty.split()
-        return smooth, None if norm is None else Held(norm, self.held)
-
-    def split_strength(self) -> tuple[Any, Penalty]:
-        return self.penalty.split_strength()
-
-    def weak_convexity(self) -> Any:
-        return self.penalty.weak_convexity()
+        return self.penalty.split()[0], super().split()[1]
 
     def leaf_value(self, w: Array) -> Array:
         value = self.penalty.leaf_value(w)
         return jnp.where(self.held, jnp.zeros_like(value), value)
-
-    def leaf_gradient(self, w: Array) -> Array:
-        return self.penalty.leaf_gradient(w)
 
     def leaf_prox(self, w: Array, step: Array) -> Array:
         return self._put(self.penalty.leaf_prox(w, step), w)
@@ -76,15 +59,6 @@ class Held(Penalty):
 
     def leaf_project_domain(self, w: Array) -> Array:
         return self._put(self.penalty.leaf_project_domain(w), w)
-
-    def leaf_group_max(self, x: Array) -> Array:
-        return self.penalty.leaf_group_max(x)
-
-    def leaf_center(self, w: Array) -> Array:
-        return self.penalty.leaf_center(w)
-
-    def take(self, rows: Array, axis: int, like: Array) -> "Held":
-        return self.replace(penalty=self.penalty.take(rows, axis, like))
 
     def _where(self, w: Array) -> Array:
         """The entries that are held."""
