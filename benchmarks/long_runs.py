@@ -66,11 +66,16 @@ class Regression:
             return np.asarray(end.params)
 
     def train(
-        self, tx: optax.GradientTransformation, steps: int, after: int, seed: int
+        self,
+        tx: optax.GradientTransformation,
+        steps: int,
+        after: int,
+        seed: int,
+        last: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The weights after each of `after` last steps, and those before them.
 
-        The second regression is that of the last steps if `after` < `steps`.
+        The last steps are on the regression `last`, those before on the first.
         """
         X = jnp.asarray(self.X, jnp.float32)
         y = jnp.asarray(self.y, jnp.float32)
@@ -96,7 +101,7 @@ class Regression:
             )
 
             def next_one(c: Any, k: jax.Array) -> Any:
-                c = step(1 if after < steps else 0, c, k)
+                c = step(last, c, k)
                 return c, c[0]
 
             _, ws = jax.lax.scan(next_one, carry, jax.random.split(then, after))
@@ -141,8 +146,7 @@ def change(seeds: int) -> Iterator[list[str]]:
             found = []
             for seed in range(seeds):
                 tx = proximal(optax.adam(3e-3), penalty)
-                # One step less, so that `train` takes the second regression.
-                ws, _ = data.train(tx, before, min(10_000, before - 1), seed)
+                ws, _ = data.train(tx, before, 10_000, seed, last=1)
                 exact = np.all((ws != 0) == (truth != 0), 1)
                 found.append(f"{np.argmax(exact):,}" if exact.any() else "not found")
             yield [f"{before:,}", name, ", ".join(found)]

@@ -12,7 +12,7 @@ from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.penalties._unpenalised import cover
 
-__all__ = ["greatest", "residuals", "stationarity"]
+__all__ = ["greatest", "residuals", "stationarity", "with_smooth"]
 
 Array = jax.Array
 PyTree = Any
@@ -65,11 +65,19 @@ def residual(penalty: Penalty, w: Array, g: Any) -> Array:
     """The optimality residuals of one parameter group, by entry or group of entries."""
     if not jnp.issubdtype(w.dtype, jnp.inexact):
         return jnp.zeros((), jnp.float32)
-    w, g = widen(w), jnp.conj(widen(jnp.asarray(g)))
-    smooth, nonsmooth = penalty.split()
-    if smooth is not None:
-        g = g + smooth.leaf_gradient(w)
+    w, g = with_smooth(penalty, w, g)
+    nonsmooth = penalty.split()[1]
     return jnp.abs(g) if nonsmooth is None else nonsmooth.leaf_residual(w, g)
+
+
+def with_smooth(penalty: Penalty, w: Array, g: Any) -> tuple[Array, Array]:
+    """The parameters, and the direction of steepest ascent of loss + smooth penalty.
+
+    Both in float32 or wider; g is the loss's gradient as JAX gives it.
+    """
+    w, g = widen(w), jnp.conj(widen(jnp.asarray(g)))
+    smooth = penalty.split()[0]
+    return w, g if smooth is None else g + smooth.leaf_gradient(w)
 
 
 def greatest(parts: Sequence[Array]) -> Array:

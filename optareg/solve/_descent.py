@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optareg._stationarity import greatest, residuals
-from optareg._tree import widen
+from optareg._stationarity import greatest, residuals, with_smooth
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Goal
 from optareg.solve._heads import evaluate
+from optareg.solve._objective import Objective
 from optareg.solve._problem import Problem
-from optareg.solve._solution import Solution
+from optareg.solve._solution import Solution, near_enough
 from optareg.transforms._proximal import proximal
 
 __all__ = ["by_optimizer"]
@@ -44,6 +44,8 @@ def by_optimizer(
     """`proximal(optimizer, penalty)` on the whole loss, to the goal."""
     consts, penalty = jax.lax.stop_gradient((problem.traced.consts, penalty))
     penalties = jax.lax.stop_gradient(problem.penalties)
+    norms = tuple(p.split()[1] for p in penalties)
+    scales = tuple(map(jnp.ones_like, goal.units))  # Residuals have none.
     wrapped = proximal(optimizer, penalty)
     params = problem.params(problem.start)
 
@@ -51,17 +53,10 @@ def by_optimizer(
         return evaluate(problem.program(consts), problem.leaves(params))
 
     def distance(params: PyTree, grads: PyTree) -> Array:
-        w, g = (tuple(map(widen, problem.leaves(tree))) for tree in (params, grads))
-        parts = []
-        for penalty, x, d, unit in zip(penalties, w, g, goal.units, strict=True):
-            smooth, norm = penalty.split()
-            d = jnp.conj(d)
-            if smooth is not None:
-                d = d + smooth.leaf_gradient(x)
-            if norm is not None:
-                d = d + norm.leaf_nearest_subgradient(x, d)
-            parts.append(jnp.abs(d) / unit)
-        return greatest(parts)
+        w, g = problem.leaves(params), problem.leaves(grads)
+        w, g = zip(*map(with_smooth, penalties, w, g), strict=True)
+        here = Objective(loss, norms, scales, goal.units)
+        return greatest(here.residuals(w, g))
 
     def gradient(params: PyTree) -> PyTree:
         # Optax takes the gradient as JAX gives it, of complex leaves the conjugate.
@@ -94,7 +89,7 @@ def by_optimizer(
         params=end.params,
         stationarity=greatest(residuals(penalty, end.params, end.grads)),
         steps=end.steps,
-        converged=(end.distance <= goal.tol) & jnp.isfinite(goal.tol),
+        converged=near_enough(end.distance, goal.tol),
     )
 
 

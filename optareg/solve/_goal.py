@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from optareg._tree import epsilon
+from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._leaves import Leaves, largest
 from optareg.solve._null_model import at_center
@@ -29,8 +30,9 @@ OF_STRENGTH_SINGLE, OF_STRENGTH_DOUBLE = 5e-5, 5e-7
 # Rounding errors of a gradient, in ε: a residual beside a small strength need not be
 # below the first two, and none below the third where terms cancel.
 ROUNDING_SINGLE, ROUNDING_DOUBLE, CANCELLED = 16, 200, 4
-# Parts of a Newton step, to see how far the objective falls.
+# A fall of so many ε of the objective cannot be seen.
 FALL_ROUNDING = 100
+# Parts of a Newton step, to see how far the objective falls.
 PARTS = tuple(8.0**-k for k in range(16))
 
 
@@ -63,10 +65,10 @@ def default_goal(
     rounding = ROUNDING_DOUBLE if double else ROUNDING_SINGLE
     floor = jnp.maximum(rounding * tiny * size, CANCELLED * tiny * before)
 
-    def unit(root: Array, norm: Any, x: Array) -> Array:
+    def unit(root: Array, norm: Penalty | None, x: Array) -> Array:
         target = jnp.broadcast_to(tol.astype(root.dtype), x.shape)
-        if norm is not None and (norm.scaled or hasattr(norm, "strength")):
-            strength = getattr(norm, "strength", 0)
+        if norm is not None:
+            strength = strength_of(norm)
             share = jnp.where(strength > 0, of_strength * strength / root, jnp.inf)
             target = jnp.clip(share, floor.astype(root.dtype), target)
         return (root * target / jnp.where(tol > 0, tol, 1)).astype(root.dtype)
@@ -74,6 +76,13 @@ def default_goal(
     rows = zip(roots, problem.norms, w, strict=True)
     units = tuple(jnp.where(tol > 0, unit(*row), row[0]) for row in rows)
     return Goal(tol, units), before
+
+
+def strength_of(norm: Penalty) -> Any:
+    """λ; of what is not λψ, the largest subgradient, or 0 if that is not known."""
+    if norm.scaled:
+        return norm.split_strength()[0]
+    return norm.leaf_largest_subgradient()
 
 
 def credible_size(
@@ -106,22 +115,21 @@ def credible_size(
 def rough_goal(problem: Composite, w: Leaves) -> Goal:
     """The goal of half precision: in parts of the largest gradient, as a strength."""
     point, _ = center_or_start(problem, w)
-    return Goal.of(
-        SINGLE
-        * largest(
-            [jnp.abs(x) for x in problem.unscaled(point).gradient(point)], jnp.float32
-        ),
-        w,
-    )
+    return Goal.of(SINGLE * size_of(problem.unscaled(point).gradient(point)), w)
+
+
+def size_of(g: Leaves) -> Array:
+    """The largest entry of a gradient."""
+    return largest([jnp.abs(x) for x in g], jnp.float32)
 
 
 def center_or_start(problem: Composite, w: Leaves) -> tuple[Leaves, Array]:
-    """W with all that is penalised at its center, if the loss has a slope there.
+    """The leaves with all that is penalised at its center; whether it is of use.
 
-    Else w itself, which may be far off; and which of the two it is.
+    It is not if the loss has no slope there. Then the leaves are w, as far off as it
+    may be.
     """
     center = at_center(problem.penalties, w)
-    g = problem.unscaled(center).gradient(center)
-    size = largest([jnp.abs(x) for x in g], jnp.float32)
+    size = size_of(problem.unscaled(center).gradient(center))
     good = jnp.isfinite(size) & (size > 0)
     return jax.tree.map(lambda a, b: jnp.where(good, a, b), center, w), good

@@ -11,7 +11,7 @@ from optareg._tree import Tree, path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.solve._leaves import Leaves
-from optareg.solve._null_model import acts, at_center, hold, partly_free
+from optareg.solve._null_model import acts, at_center, partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments
 from optareg.solve._programs import one_program
 from optareg.solve._task import Task
@@ -75,9 +75,9 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         task = Task(program, program, problem.double, None, MOST_STEPS, None)
         w, solved = at_center(penalties, w), jnp.array(True)
         if free:
-            goal = task.begin(penalties, w).goal
-            null = task.solve(hold(penalties, True), w, 1.0, goal)
-            w, solved = null.w, null.reaches(ENOUGH * goal.tol)
+            place, null = task.null_model(penalties, w)
+            null = task.derived(penalties, null, place.goal, held=True)
+            w, solved = null.w, null.reaches(ENOUGH * place.goal.tol)
         composite = task.composite(penalties, w)
         pairs = zip(composite.norms, composite.unscaled(w).gradient(w), strict=True)
         sizes = [norm.leaf_dual_norm(g) for norm, g in pairs if norm is not None]

@@ -101,17 +101,18 @@ def minimize(
     problem = Problem.of(loss, tree, penalty)
     free = partly_free(problem.penalties)
 
-    def task(consts: Any, solved: bool = False) -> Task:
+    def task(consts: Any) -> Task:
         program = problem.program(consts)
-        quick = None if solved else program
-        return Task(program, quick, problem.double, tol, max_steps, callback)
+        return Task(program, program, problem.double, tol, max_steps, callback)
 
     def solve(consts: Any, penalties: Any, w: Leaves) -> tuple[Outcome, Goal]:
+        return task(consts).minimum(penalties, w, free)
+
+    def find_goal(consts: Any, penalties: Any, w: Leaves) -> Goal:
         here = task(consts)
-        if free:
-            return here.from_null(penalties, w)
-        place = here.begin(penalties, w)
-        return here.solve(penalties, w, 1.0, place.goal), place.goal
+        if problem.half:
+            return here.rough_goal(penalties, w)
+        return here.goal(penalties, w, free)
 
     given = problem.traced.consts, problem.penalties, problem.start
     if optimizer is None:
@@ -120,15 +121,13 @@ def minimize(
         return problem.solution(outcome, goal.tol)
 
     inner = check_optimizer(optimizer, "minimize")
-    goal = one_program(
-        lambda consts, penalties, w: task(consts).goal(penalties, w, free), *given
-    )
+    goal = one_program(find_goal, *given)
     found = by_optimizer(inner, problem, penalty, goal, max_steps, callback)
     if problem.half:
         return found
     # As it is, but with the derivative.
-    w = problem.leaves(found.params)
-    end = task(problem.traced.consts, solved=True).solve(
-        problem.penalties, w, 1.0, goal
-    )
+    consts, penalties, _ = given
+    here = task(consts)
+    outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
+    end = here.derived(penalties, outcome, goal)
     return found._replace(params=problem.params(end.w))

@@ -12,15 +12,13 @@ from optareg.penalties._register import strengths_of, with_strengths
 from optareg.solve._composite import Composite
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
-from optareg.solve._newton import start as state_at
-from optareg.solve._null_model import at_center, hold, partly_free
+from optareg.solve._null_model import at_center_if, partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
 from optareg.solve._programs import one_program
 from optareg.solve._quadratic import reduced
 from optareg.solve._solution import Outcome, Solution
 from optareg.solve._task import Callback, Place, Task
 from optareg.solve._trail import Trail
-from optareg.solve._working_set import outcome_of
 
 __all__ = ["path"]
 
@@ -79,10 +77,11 @@ def path(
     Source: warm starts along a path: Friedman, Hastie & Tibshirani, Regularization
     paths for generalized linear models via coordinate descent (2010).
     """
-    n = length_of(penalties)
+    check_is_penalty(penalties, "path")
+    strengths = list(map(jnp.asarray, strengths_of(penalties)))
+    n = length_of(strengths, penalties)
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
-    strengths = list(map(jnp.asarray, strengths_of(penalties)))
     # What has no strength at any place of the path is free.
     strongest = with_strengths(penalties, largest_of(strengths))
     problem = Problem.of(loss, tree, strongest)
@@ -116,16 +115,16 @@ def path(
                 here = Composite(Heads.of(quick, w), penalties).unscaled(w)
                 w = trail.start(here, size)
             goal = place.goal._replace(tol=margin * place.goal.tol)
-            if not free:
-                one = task.solve(penalties, w, damping, goal)
+            if free:
+                w = at_center_if(held, strongest, w)
             else:
-                center = at_center(strongest, w)
-                w = jax.tree.map(lambda a, b: jnp.where(held, a, b), center, w)
-                one = task.solve(hold(penalties, held), w, damping, goal, held)
-                place = task.null(strongest, place, one, held)
+                held = None
+            one = task.search(penalties, w, damping, goal, held)
+            one = task.derived(penalties, one, goal, held)
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
             trail = trail.add(one.w, size)
             if free:
+                place = task.past_null_if(held, strongest, place, one)
                 first = Trail(place.w, place.w, size, size)
                 trail = jax.tree.map(lambda a, b: jnp.where(held, a, b), first, trail)
             return (trail, damping, place), one
@@ -144,12 +143,9 @@ def path(
 
         @jax.vmap
         def certified(outcome: Outcome, strengths: list[Array]) -> Outcome:
-            w = outcome.w
-            here = task.composite(penalties_at(strengths), w)
-            here = here._replace(units=place.goal.units)
-            there = outcome_of(here, state_at(here.unscaled(w), w))
-            certificate: Outcome = jax.lax.stop_gradient(there)
-            return certificate._replace(w=w, steps=outcome.steps)
+            w, penalties = outcome.w, penalties_at(strengths)
+            there = task.outcome_at(penalties, w, place.goal)
+            return there._replace(w=w, steps=outcome.steps)
 
         if fewer_rows is not None:  # What counts is the loss as given.
             outcomes = certified(outcomes, ordered)
@@ -163,10 +159,8 @@ def path(
     return jax.vmap(lambda outcome: problem.solution(outcome, enough))(outcomes)
 
 
-def length_of(penalties: Penalty) -> int:
+def length_of(strengths: list[Array], penalties: Penalty) -> int:
     """The number of strengths of a path; raises if there is none."""
-    check_is_penalty(penalties, "path")
-    strengths = list(map(jnp.asarray, strengths_of(penalties)))
     lengths = {strength.shape[0] for strength in strengths if strength.ndim > 0}
     if len(lengths) != 1:
         lists = any(isinstance(x, list) for x in vars(penalties).values())

@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, loss: Loss, tree: Tree, penalty: Penalty) -> Self:
         """Raises if the result of `loss` is no scalar, or there are no parameters."""
-        groups = nonempty(cover(penalty.resolve(tree), tree), tree)
+        groups = groups_of(penalty, tree)
         return cls(tree, groups, trace(loss, tree, groups))
 
     @property
@@ -52,8 +52,7 @@ class Problem(NamedTuple):
 
     def penalties_of(self, penalty: Penalty) -> tuple[Penalty, ...]:
         """Those of another penalty, which differs in its strengths only."""
-        groups = nonempty(cover(penalty.resolve(self.tree), self.tree), self.tree)
-        return tuple(group.penalty for group in groups)
+        return tuple(group.penalty for group in groups_of(penalty, self.tree))
 
     @property
     def start(self) -> Leaves:
@@ -111,8 +110,9 @@ def rebuild(
     return tree.build(result)
 
 
-def nonempty(groups: Sequence[ParamGroup], tree: Tree) -> tuple[ParamGroup, ...]:
+def groups_of(penalty: Penalty, tree: Tree) -> tuple[ParamGroup, ...]:
     """The parameter groups with entries; raises if there are none."""
+    groups = cover(penalty.resolve(tree), tree)
     result = tuple(group for group in groups if group.join(tree.leaves).size)
     if not result:
         raise ValueError("there is nothing to minimise over: `params` has no entries.")

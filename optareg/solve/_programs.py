@@ -30,7 +30,7 @@ KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
 
 
 def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
-    """F of the arguments, compiled as a whole.
+    """The function of the arguments, compiled as a whole.
 
     Within `jit`, `vmap` or a derivative the caller compiles; and a program that calls
     back to Python, or runs on several devices, is compiled anew.
@@ -60,9 +60,9 @@ def clear_programs() -> None:
     """Forgets the programs that calls outside of `jit` have compiled.
 
     `minimize`, `path` and `max_strength` keep at most 64 of them, and 16 MiB of their
-    text, each about 30 times as large when compiled. A program is found by its text, in
-    which data are arguments: other data, another fold for instance, use it again, and
-    nothing stale is served. Those with a callback are not kept.
+    text; compiled they are larger. A program is found by its text, in which data are
+    arguments: other data, another fold for instance, use it again, and nothing stale is
+    served. Those with a callback are not kept.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, clear_programs, minimize

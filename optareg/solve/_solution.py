@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Outcome", "Solution"]
+__all__ = ["Outcome", "Solution", "near_enough"]
 
 Array = jax.Array
 Leaves = tuple[Array, ...]
@@ -46,5 +46,10 @@ class Outcome(NamedTuple):
 
     def reaches(self, tol: Any) -> Array:
         """Whether the search reached a tolerance, which must be finite."""
-        enough: Array = (self.distance <= tol) & jnp.isfinite(tol)
-        return enough
+        return near_enough(self.distance, tol)
+
+
+def near_enough(distance: Array, tol: Any) -> Array:
+    """Whether a distance from optimal is within a tolerance, which must be finite."""
+    enough: Array = (distance <= tol) & jnp.isfinite(tol)
+    return enough

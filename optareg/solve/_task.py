@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
-from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._goal import center_or_start, default_goal, rough_goal
@@ -15,8 +14,7 @@ from optareg.solve._heads import Heads
 from optareg.solve._implicit import with_derivative
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import start as state_at
-from optareg.solve._null_model import at_center, hold
-from optareg.solve._problem import HALF
+from optareg.solve._null_model import at_center, at_center_if, hold
 from optareg.solve._solution import Outcome
 from optareg.solve._working_set import outcome_of, solve
 
@@ -48,7 +46,7 @@ class Task(NamedTuple):
 
     Attributes:
       program: the loss.
-      quick: the same function, or a quicker one; without, nothing is left to solve.
+      quick: the same function, or a quicker one, to search with.
       double: whether all numbers have double precision.
       tol: as given; None for the default.
       max_steps: the number of iterations to stop at.
@@ -56,7 +54,7 @@ class Task(NamedTuple):
     """
 
     program: ClosedJaxpr
-    quick: ClosedJaxpr | None
+    quick: ClosedJaxpr
     double: bool
     tol: Any
     max_steps: Any
@@ -88,26 +86,42 @@ class Task(NamedTuple):
 
     def goal(self, penalties: Penalties, w: Leaves, free: Sequence[int]) -> Goal:
         """The goal alone."""
-        if any(epsilon(x.dtype) > HALF for x in w):
-            return rough_goal(self.fixed(penalties, w), w)
-        place = self.begin(penalties, w)
-        if free and self.tol is None:
-            held = hold(penalties, True)
-            null = self.solve(held, at_center(penalties, w), 1.0, place.goal)
-            place = self.null(penalties, place, null, True)
-        return place.goal
+        if not free or self.tol is not None:
+            return self.begin(penalties, w).goal
+        place, null = self.null_model(penalties, w)
+        return self.past_null(penalties, place, null).goal
 
-    def solve(
-        self,
-        penalties: Penalties,
-        w: Leaves,
-        damping: Any,
-        goal: Goal,
-        held: Any = False,
-    ) -> Outcome:
-        """The solution, with its derivative; while `held`, the null model."""
-        outcome = self.search(penalties, w, damping, goal, held)
-        return with_derivative(self.program, penalties, outcome, goal)
+    def rough_goal(self, penalties: Penalties, w: Leaves) -> Goal:
+        """That of half precision."""
+        return rough_goal(self.fixed(penalties, w), w)
+
+    def minimum(
+        self, penalties: Penalties, w: Leaves, free: Sequence[int]
+    ) -> tuple[Outcome, Goal]:
+        """The solution with its derivative; by the null model if something is free."""
+        # The derivative is taken outside of the scan: compilers of JAX before 0.7 crash
+        # on it within.
+        place = self.begin(penalties, w)
+        if not free:
+            outcome = self.search(penalties, w, 1.0, place.goal)
+            return self.derived(penalties, outcome, place.goal), place.goal
+        fixed = jax.lax.stop_gradient(penalties)
+
+        def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
+            start = at_center_if(held, fixed, place.w)
+            outcome = self.search(fixed, start, 1.0, place.goal, held)
+            return self.past_null_if(held, fixed, place, outcome), outcome
+
+        # One program serves both.
+        place, both = jax.lax.scan(stage, place, jnp.array([True, False]))
+        outcome = jax.tree.map(lambda x: x[-1], both)
+        return self.derived(penalties, outcome, place.goal), place.goal
+
+    def null_model(self, penalties: Penalties, w: Leaves) -> tuple[Place, Outcome]:
+        """The null model, and where it was looked for from."""
+        place = self.begin(penalties, w)
+        start = at_center(penalties, w)
+        return place, self.search(penalties, start, 1.0, place.goal, True)
 
     def search(
         self,
@@ -115,9 +129,9 @@ class Task(NamedTuple):
         w: Leaves,
         damping: Any,
         goal: Goal,
-        held: Any = False,
+        held: Any = None,
     ) -> Outcome:
-        """The same without its derivative."""
+        """The solution without its derivative; while `held` is true, the null model."""
         report = None
         if self.callback is not None:
             callback = self.callback
@@ -130,45 +144,41 @@ class Task(NamedTuple):
                 jax.debug.callback(call, held, *numbers)
 
         w, damping, goal = jax.lax.stop_gradient((w, damping, goal))
-        if self.quick is None:
-            here = self.fixed(penalties, w)._replace(units=goal.units)
-            return outcome_of(here, state_at(here.unscaled(w), w))
-        quick = self._replace(program=self.quick).fixed(penalties, w)
-        quick = quick._replace(units=goal.units)
-        return solve(quick, w, damping, goal.tol, self.max_steps, report)
+        problem = self._replace(program=self.quick).fixed(hold(penalties, held), w)
+        problem = problem._replace(units=goal.units)
+        return solve(problem, w, damping, goal.tol, self.max_steps, report)
 
-    def null(
-        self, penalties: Penalties, place: Place, outcome: Outcome, held: Any
+    def derived(
+        self, penalties: Penalties, outcome: Outcome, goal: Goal, held: Any = None
+    ) -> Outcome:
+        """What `search` found, with its derivative."""
+        return with_derivative(self.program, hold(penalties, held), outcome, goal)
+
+    def outcome_at(self, penalties: Penalties, w: Leaves, goal: Goal) -> Outcome:
+        """That of a search which ended at w."""
+        w, goal = jax.lax.stop_gradient((w, goal))
+        here = self.fixed(penalties, w)._replace(units=goal.units)
+        return outcome_of(here, state_at(here.unscaled(w), w))
+
+    def past_null(self, penalties: Penalties, place: Place, null: Outcome) -> Place:
+        """From the null model to the model itself."""
+        w, goal = jax.lax.stop_gradient(null.w), place.goal
+        if self.tol is None:
+            problem = self.fixed(penalties, w)
+            goal, _ = default_goal(problem, w, self.double, place.before)
+        new = tuple(
+            jnp.where(place.at_null, a, b) for a, b in zip(w, place.w, strict=True)
+        )
+        return place._replace(w=new, goal=goal)
+
+    def past_null_if(
+        self, held: Array, penalties: Penalties, place: Place, outcome: Outcome
     ) -> Place:
-        """While `held`: from the null model, `outcome`, to the model itself."""
-
-        def at_it(place: Place) -> Place:
-            w = jax.lax.stop_gradient(outcome.w)
-            goal = place.goal
-            if self.tol is None:
-                problem = self.fixed(penalties, w)
-                goal, _ = default_goal(problem, w, self.double, place.before)
-            new = tuple(
-                jnp.where(place.at_null, a, b) for a, b in zip(w, place.w, strict=True)
-            )
-            return place._replace(w=new, goal=goal)
-
-        new: Place = jax.lax.cond(held, at_it, lambda place: place, place)
+        """The same while `held`, else the place as it is."""
+        new: Place = jax.lax.cond(
+            held,
+            lambda place: self.past_null(penalties, place, outcome),
+            lambda place: place,
+            place,
+        )
         return new
-
-    def from_null(self, penalties: Penalties, w: Leaves) -> tuple[Outcome, Goal]:
-        """The solution, by way of the null model; one program serves both."""
-        # The derivative is taken outside of the scan: compilers of JAX before 0.7 crash
-        # on it within.
-        fixed = jax.lax.stop_gradient(penalties)
-        place = self.begin(fixed, w)
-
-        def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
-            start = at_center(fixed, place.w)
-            start = jax.tree.map(lambda a, b: jnp.where(held, a, b), start, place.w)
-            outcome = self.search(hold(fixed, held), start, 1.0, place.goal, held)
-            return self.null(fixed, place, outcome, held), outcome
-
-        place, both = jax.lax.scan(stage, place, jnp.array([True, False]))
-        outcome = jax.tree.map(lambda x: x[-1], both)
-        return with_derivative(self.program, penalties, outcome, place.goal), place.goal
