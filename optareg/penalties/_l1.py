@@ -116,7 +116,7 @@ class L1(Norm):
         # (In this order, as w' reads s', compilers keep all of it in one pass. The sum
         # w + ts + u is not formed: a large t would take digits off v.)
         v = w + u
-        share = s + v / t
+        share = s + v * (1 / t)
         new = jnp.clip(share, -self.strength, self.strength)
         end = jnp.where(new == share, 0, v - t * (new - s))
         stays = jnp.sign(w) * jnp.sign(v) > 0
@@ -177,7 +177,7 @@ class NonNegative(Penalty):
     def leaf_move(self, w: Array, s: Array, u: Array, t: Any) -> tuple[Array, Array]:
         # As for L1.
         v = w + u
-        share = s + v / t
+        share = s + v * (1 / t)
         new = jnp.minimum(share, self.strength)
         end = jnp.where(new == share, 0, v - t * (new - s))
         stays = (w > 0) & (v > 0)

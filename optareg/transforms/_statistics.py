@@ -22,8 +22,9 @@ Array = jax.Array
 DECAY = 0.9
 # The sizes of large leaves are those of so many of their entries.
 SAMPLE = 4096
-# So many leaves of one kind are seen together, for the sake of compile time.
-MANY = 16
+# So many leaves of one kind are seen together, for the sake of compile time, which
+# grows faster than their number.
+MANY, MOST = 16, 128
 # Squares overflow, or are 0, long before their roots do: so they are summed thrice.
 SMALLER, LARGER = 2.0**-64, 2.0**64
 
@@ -171,36 +172,46 @@ def alike(things: Mapping[int, Any]) -> list[list[int]]:
         kinds.setdefault(kind, []).append(i)
     result = []
     for same in kinds.values():
-        result += [same] if len(same) >= MANY else [[i] for i in same]
+        size = MOST if len(same) >= MANY else 1
+        result += [same[i : i + size] for i in range(0, len(same), size)]
     return result
 
 
-def together(kinds: Sequence[Sequence[Any]], count: Array) -> tuple[list[Any], Array]:
+def together(
+    kinds: Sequence[Sequence[Any]], count: Array, given: Sequence[bool]
+) -> tuple[list[Any], Array]:
     """For each kind its things as one, with a first axis for which it is.
 
     Also returns the count. What follows from that one is computed later: so the arrays
-    may then be overwritten in place, and need not be copied.
+    may then be overwritten in place, and need not be copied. Things that are `given`
+    and small need not wait, and compile sooner.
     """
 
     def stack(kinds: Any, count: Array) -> tuple[list[Any], Array]:
-        stacked = [jax.tree.map(lambda *x: jnp.stack(x), *things) for things in kinds]
-        return stacked, jnp.maximum(count, 0)
+        return list(map(stacked, kinds)), jnp.maximum(count, 0)
 
     def other(kinds: Any, count: Array) -> tuple[list[Any], Array]:
         def first(x: Array, n: int) -> Array:
             return jnp.broadcast_to(x, (n, *x.shape))
 
-        stacked = [
+        firsts = [
             jax.tree.map(functools.partial(first, n=len(things)), things[0])
             for things in kinds
         ]
-        return stacked, -count
+        return firsts, -count
 
-    if not kinds:
-        return [], count
-    kinds = jax.tree.map(jnp.asarray, list(kinds))
-    result: tuple[list[Any], Array] = compiled_alone(stack, other, count, kinds, count)
-    return result
+    rows = list(zip(jax.tree.map(jnp.asarray, list(kinds)), given, strict=True))
+    waiting = [things for things, here in rows if not here]
+    later: list[Any] = []
+    if waiting:
+        later, count = compiled_alone(stack, other, count, waiting, count)
+    rest = iter(later)
+    return [stacked(things) if here else next(rest) for things, here in rows], count
+
+
+def stacked(things: Sequence[Any]) -> Any:
+    """Trees of arrays as one, with a first axis for which it is."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *things)
 
 
 def apart(x: Array, count: Array) -> list[Array]:
@@ -223,7 +234,7 @@ def apart(x: Array, count: Array) -> list[Array]:
     x, none = compiled_alone(with_index, other, count, x, count)
 
     def entry(i: int) -> Array:
-        index = jnp.asarray(np.array([i, i + 1], np.uint32))
+        index = np.array([i, i + 1], np.uint32)
         here: Array = jax.lax.dynamic_slice(index, (none,), (1,))
         result: Array = jax.lax.dynamic_slice(x, (here[0],), (1,))
         return result.reshape(())

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optareg._checks import is_traced
 from optareg._tree import is_masked, real, widen
 from optareg.transforms._leaf import Leaf
 from optareg.transforms._samples import samples_after, samples_before, seen_of
 from optareg.transforms._statistics import (
+    SAMPLE,
     Statistics,
     alike,
     apart,
@@ -42,6 +44,8 @@ __all__ = ["Automatic", "Given"]
 Array = jax.Array
 
 AVERAGING, STEPS = 3.0, 2.0
+# Penalties divide by t.
+LEAST = 1e-30
 # What couples entries without a bound on s has a shorter average.
 COUPLED = 3.0
 # A longer average has no fewer zeros that flip, and takes longer to forget: after
@@ -114,7 +118,8 @@ class Automatic(NamedTuple):
             if leaf.scaled and not is_masked(joined[i])
         }
         kinds = alike(few)
-        samples, count = together([[few[i] for i in at] for at in kinds], count)
+        small = [len(at) > 1 and leaves[at[0]].w.size <= SAMPLE for at in kinds]
+        samples, count = together([[few[i] for i in at] for at in kinds], count, small)
         # What t follows from waits for the samples, so that arrays are read before they
         # are overwritten in place, not copied.
         barrier: Any = jax.lax.optimization_barrier
@@ -168,7 +173,7 @@ class Automatic(NamedTuple):
 
         seen = []
         afters = [[after_of(i) for i in at] for at in self.kinds]
-        thens, _ = together(afters, self.count)
+        thens, _ = together(afters, self.count, [False] * len(afters))
         for at, samples, then in zip(self.kinds, self.samples, thens, strict=True):
             rows = seen_of(self.leaves[at[0]])(samples, then)
             seen.append(([self.leaves[i].group.at[0] for i in at], rows))
@@ -211,10 +216,7 @@ def thresholds(
     # What is one number is computed for all leaves at once, what has entries for each.
     alone = [i for i, (a, b) in enumerate(factors) if np.ndim(a) or np.ndim(b)]
     single = [(0.0, 0.0) if i in alone else ab for i, ab in enumerate(factors)]
-    columns = [
-        jnp.stack([jnp.asarray(x, jnp.float32) for x in column])
-        for column in zip(*single, strict=True)
-    ]
+    columns = [as_array(column) for column in zip(*single, strict=True)]
     n, here = len(leaves), np.array(alone, int)
     numbers = [known_or_one(rule(*terms, *columns))]
     if alone:
@@ -224,6 +226,13 @@ def thresholds(
         terms_here = result[n + j :: len(alone)]
         result[i] = known_or_one(rule(*terms_here, *factors[i]))
     return result[:n]
+
+
+def as_array(numbers: Sequence[Any]) -> Any:
+    """Numbers as one array; known ones need no code."""
+    if any(map(is_traced, numbers)):
+        return jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers])
+    return np.array(numbers, np.float32)
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="at")
@@ -240,5 +249,5 @@ def terms_of(
 
 
 def known_or_one(t: Any) -> Any:
-    """One before the first step, when nothing is known."""
-    return jnp.where(t > 0, t, 1)
+    """One before the first step, when nothing is known; else 1/t is a number too."""
+    return jnp.where(t > 0, jnp.maximum(t, LEAST), 1)
