@@ -6,7 +6,7 @@ the penalty is applied: `add_penalty_gradient` (the textbook update), `proximal_
 (last in a chain), `proximal` (around any optimizer), `target_sparsity` (for a share of
 zeros in place of a strength). Each takes every penalty. `minimize` and `path` solve a
 whole problem at once, to a tolerance. `sparsity`, `stationarity` and `summarize` show
-the result. `freeze_zeros` and `compact` make use of its zeros.
+the result. `freeze_zeros` and `compact` make use of its zeros. `optareg.plot` draws.
 
 `optareg.penalties` has what you need to write a penalty of your own.
 """
@@ -40,7 +40,9 @@ from optareg.penalties import (
     partition,
 )
 from optareg.solve import (
+    Choice,
     Solution,
+    choose_strength,
     clear_programs,
     max_strength,
     minimize,
@@ -87,6 +89,7 @@ __all__ = [
     "max_strength",
     "clear_programs",
     "strength_grid",
+    "choose_strength",
     "stationarity",
     "sparsity",
     "summarize",
@@ -94,6 +97,7 @@ __all__ = [
     "ProximalState",
     "TargetSparsityState",
     "Solution",
+    "Choice",
     "Summary",
     "LeafSummary",
     "LowRank",
