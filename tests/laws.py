@@ -584,6 +584,9 @@ COUPLED = {
     "L1-ball": Case(constraint(onto_l1_ball), nothing, within=L1_BALL, exact=False),
     "L2-ball": Case(constraint(onto_l2_ball), nothing, within=L2_BALL, exact=False),
     "of-a-user": Case(Plain(0.8), Groups(ONE, (0.8,)), exact=False, center=0.0),
+    "of-a-user-complex": Case(
+        Plain(0.8), Groups(ONE, (0.8,)), COMPLEX, exact=False, center=0.0
+    ),
 }
 ON_TREES = {
     "joined": grouped(

@@ -79,9 +79,9 @@ def test_partition_is_the_sum_of_its_parts():
 
 def test_partition_takes_a_function_and_any_labels():
     def labels(params):
-        return jax.tree.map(lambda x: x.ndim, params)
+        return jax.tree.map(lambda x: x.ndim + 1000, params)  # Equal, not identical.
 
-    penalty = partition({1: L2(1.0), 2: L1(1.0)}, labels)
+    penalty = partition({1001: L2(1.0), 1002: L1(1.0)}, labels)
     by_hand = masked(L1(1.0), MASKS["function"]).value(PARAMS) + masked(
         L2(1.0), lambda p: jax.tree.map(lambda x: x.ndim == 1, p)
     ).value(PARAMS)
@@ -276,6 +276,7 @@ class TestMaskedLeaves:
         assert masked(L1(1.0), {"a": True, "b": None}).value(params) == 2
         assert partition({"x": L1(1.0)}, {"a": "x", "b": None}).value(params) == 2
         assert joined(L1(1.0), {"a": "x", "b": None}).value(params) == 2
+        assert joined(L1(1.0), {"a": "x", "b": "x"}).value(params) == 2
         optimizer = proximal(optax.sgd(0.5), L1({"a": 1.0, "b": None}))
         updates, _ = optimizer.update(params, optimizer.init(params), params)
         assert jnp.all(updates["a"] < 0)

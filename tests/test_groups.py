@@ -269,6 +269,8 @@ def test_a_label_that_no_entry_has_is_no_group():
             assert (total.groups, total.zero_groups) == (3, 2)
             state = target_sparsity(optax.sgd(0.1), penalty, 0.5).init(w)
             np.testing.assert_allclose(state.share, 2 / 3, rtol=1e-6)
+    none = GroupLasso(1.0, groups=np.zeros(0, int))
+    assert summarize(jnp.ones(0), none).total.groups == 0
 
 
 @pytest.mark.parametrize("grouping", [{"axis": 0}, {"groups": [[0, 1], [0, 1]]}])
@@ -313,7 +315,8 @@ def test_equal_groups_are_compiled_once():
     assert traces == 1
     value(GroupLasso(1.0, groups=SCATTERED[::-1]), w)
     assert traces == 2
-    assert GroupLasso(1.0, groups=SCATTERED) == GroupLasso(1.0, groups=SCATTERED)
+    a, b = (GroupLasso(1.0, groups=SCATTERED) for _ in range(2))
+    assert a == b and hash(a) == hash(b)
     value(GroupLasso(1.0, axis=0), w)
     value(GroupLasso(3.0, axis=(0,)), w)
     assert traces == 3
@@ -603,12 +606,13 @@ def test_size_scaled_is_a_bool(make, value):
 @BOTH
 @pytest.mark.parametrize("grouping", [{"axis": 1}, {"groups": KERNEL_LABELS}])
 def test_a_strength_that_differs_within_a_group_is_refused(make, grouping):
-    strength = {"Dense_0": {"kernel": np.array([0.1, 0.2, 0.1]), "bias": 0.1}}
     params = {"Dense_0": PARAMS["Dense_0"]}
-    penalty = masked(make(strength, **grouping), by_path("kernel"))
-    for call in (penalty.value, proximal(adam(0.1, 10), penalty).init):
-        with raises(ValueError, "differs within a group", KERNEL):
-            call(params)
+    for row in ([0.1, 0.2, 0.1], [0.2, 0.1, 0.2]):
+        strength = {"Dense_0": {"kernel": np.array(row), "bias": 0.1}}
+        penalty = masked(make(strength, **grouping), by_path("kernel"))
+        for call in (penalty.value, proximal(adam(0.1, 10), penalty).init):
+            with raises(ValueError, "differs within a group", KERNEL):
+                call(params)
 
 
 @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
@@ -628,8 +632,9 @@ def test_a_bad_strength_is_refused_by_name(value):
     [{}, {"a": None}, jnp.ones((0, 3)), jnp.ones((3, 0))],
     ids=["empty", "hole", "no rows", "no columns"],
 )
-def test_nothing_to_penalise_is_fine(make, params):
-    penalty = make(0.1, axis=0)
+@pytest.mark.parametrize("strength", [0.1, np.array([[0.1]])])
+def test_nothing_to_penalise_is_fine(make, params, strength):
+    penalty = make(strength, axis=0)
     assert penalty.value(params) == 0
     assert jax.tree.map(jnp.shape, penalty.prox(params, 1.0)) == jax.tree.map(
         jnp.shape, params

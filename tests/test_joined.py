@@ -607,6 +607,13 @@ def test_two_groups_of_an_expression_make_one_label():
     np.testing.assert_allclose(penalty.value(params), 3 * 3 + 3 * 4, rtol=1e-6)
 
 
+def test_labels_need_not_stand_in_their_order():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    penalty = joined(L1({"y": 1.0, "z": 5.0}), {"a": "z", "b": "y"})
+    assert penalty.value(params) == 5 * 2 + 3
+    np.testing.assert_array_equal(penalty.gradient(params)["a"], np.full(2, 5.0))
+
+
 def test_strengths_and_parts_go_by_label():
     w = network()
     each = joined(GroupLasso({"0": 0.2, "1": 0.0}, axis=1), UNITS)

@@ -113,6 +113,20 @@ def test_neighbours_are_equal_to_the_last_bit_and_no_zero_is_negative():
     assert not np.any(np.signbit(zeros))
 
 
+def test_neighbours_that_are_only_just_equal_are_so_whatever_the_rounding():
+    scale = np.linspace(0.1, 1, 1000)[:, None]
+    x = prox(TotalVariation(scale), jnp.asarray(scale * [3.0, 1.0]))
+    np.testing.assert_array_equal(x[:, 0], x[:, 1])
+
+
+def test_ties_and_digits_are_kept_far_from_zero():
+    """The prox is rounded once: no digit of the differences is lost."""
+    w = np.round(np.random.default_rng(2).normal(size=1000) * 2**12) / 2**12
+    near, far = (prox(TotalVariation(7.0), jnp.asarray(w + x)) for x in (0, 2.0**40))
+    np.testing.assert_array_equal(jnp.diff(far) == 0, jnp.diff(near) == 0)
+    np.testing.assert_allclose(far - 2.0**40, near, rtol=0, atol=1.001 * 2.0**-13)
+
+
 def test_lines_are_apart_along_any_axis_each_with_its_strength():
     w = RNG.normal(size=(3, 9, 4))
     strength = np.array([0.1, 0.2, 0.3, 0.0])
@@ -148,6 +162,9 @@ def test_nan_stays_within_its_line_and_infinity_is_far_away():
     np.testing.assert_allclose(x[1], [0.5, 1.0, 4.5], rtol=1e-15)
     x = prox(TotalVariation(1.0), jnp.array([0.0, jnp.inf, 0.0, -1.0]))
     np.testing.assert_array_equal(x, [1.0, jnp.inf, 0.0, 0.0])
+    w = jnp.array([50.0, jnp.inf, 40.0, -jnp.inf, -60.0])
+    x = prox(TotalVariation(1.0), w)
+    np.testing.assert_array_equal(x, [51.0, jnp.inf, 40.0, -jnp.inf, -61.0])
 
 
 def test_derivatives_backward_are_those_forward():
