@@ -324,6 +324,16 @@ def test_dual_norm_is_the_least_strength_that_holds_all(case: Case, g):
             assert found < 1e-6 or not holds(found * (1 - 1e-3), 1e-6 * found)
 
 
+@every_penalty
+def test_dual_norm_of_nan_is_no_number(case: Case):
+    """A gradient that is no number must not look like one that is held."""
+    some = np.broadcast_to(case.penalised, 6)
+    if case.curvature or not np.all(some):
+        return
+    (norm,) = dual_norm(case.penalty, case.tree(np.full(6, np.nan)))[:1] or [np.nan]
+    assert not np.isfinite(norm)
+
+
 def is_held(case: Case, g: np.ndarray, some: np.ndarray, c: float, rtol: float) -> bool:
     """Whether −g moves nothing from the center at c times the strengths."""
     moves = np.abs(prox(case, case.center - g, c) - case.center)

@@ -66,4 +66,4 @@ def dual_norm(prox: Prox, g: Array) -> Array:
     ends = jnp.full_like(size, -SPAN), jnp.full_like(size, SPAN)
     _, log = jax.lax.fori_loop(0, BISECTIONS, halve, ends)
     found = jnp.where(is_enough(ends[1]), size * 2**log, jnp.inf)
-    return jnp.where(size > 0, found, 0)
+    return jnp.where(size > 0, found, size)  # 0, or NaN.

@@ -265,8 +265,8 @@ class Mixture(Norm):
 
         def step(_: int, c: Array) -> Array:
             value, slope = jax.jvp(excess, (c,), (jnp.ones_like(c),))
-            move = jnp.where((value > 0) & (slope < 0), -value / slope, 0)
-            return c + move
+            done = (value <= 0) | (slope >= 0)  # Not of NaN, which stays.
+            return c + jnp.where(done, 0, -value / slope)
 
         return jnp.max(jax.lax.fori_loop(0, 50, step, start), initial=0)
 
