@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import optareg
+
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCKS = [
     (name, i, block)
@@ -41,3 +43,19 @@ def test_links_within_the_repository_lead_somewhere():
             r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")
         ):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_promises_name_tests_that_exist():
+    page = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
+    names = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    assert len(names) > 30
+    for file, name in names:
+        code = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *def {name}\(", code, re.MULTILINE), f"{file}::{name}"
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = (ROOT / "docs/api").glob("*.md")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    found = set(re.findall(r"auto(?:class|function):: optareg\.(\w+)$", text, re.M))
+    assert found == set(optareg.__all__) - {"penalties"}

@@ -85,9 +85,10 @@ def proximal(
     positive-definite scaling the optimizer applies.
 
     Not needed for L2 alone, where `add_penalty_gradient` does the same (here it stores
-    nothing either). The proof of convergence covers SGD only; for other optimizers it
-    is measured. An optimizer that must evaluate the loss itself (a line search) sees
-    the loss without the penalty, and is not supported. Optimizers that average, such as
+    nothing either). The proof of convergence is for SGD with a given, constant
+    threshold; for other optimizers, and for the threshold that is found, it is
+    measured. An optimizer that must evaluate the loss itself (a line search) sees the
+    loss without the penalty, and is not supported. Optimizers that average, such as
     `schedule_free`, work, but only the parameters that are trained have zeros: deploy
     those, not the ones of `schedule_free_eval_params`.
 
@@ -99,8 +100,8 @@ def proximal(
         rate. A strength of zero is no penalty: that weight moves as if unwrapped.
       threshold: t in units of the weights, a scalar or an Optax schedule, for those who
         want a certain one. By default it is found for each leaf, from the sizes of the
-        optimizer's steps and gradients: `optareg/transforms/_threshold.py` has the
-        rule. It sets the path to the optimum, not the optimum.
+        optimizer's steps and gradients; the documentation has the rule. It sets the
+        path to the optimum, not the optimum.
 
     Returns:
       A transformation that needs `params`, with a `ProximalState`. It emits updates in

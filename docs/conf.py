@@ -1,0 +1,71 @@
+"""How the site is built: `sphinx-build -W docs build/site`."""
+
+import pathlib
+import re
+import shutil
+
+import optareg
+
+HERE = pathlib.Path(__file__).parent
+
+project = "optareg"
+author = copyright = "The optareg authors"
+version = release = optareg.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    # Formulas without a network.
+    "sphinx-mathjax-offline",
+]
+exclude_patterns = ["images/*"]
+
+# Notebooks have a folder of their own in the repository; pages must be in this one.
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
+
+# Pages are run when they are built, and an error is one. Notebooks hold their outputs.
+nb_execution_mode = "cache"
+nb_execution_excludepatterns = ["notebooks/*"]
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
+nb_output_stderr = "remove"
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "smartquotes"]
+myst_heading_anchors = 3
+
+# Names between single backticks are looked up, and are code where there is none.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_class_signature = "mixed"
+python_maximum_signature_line_length = 78
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_title = "optareg"
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],
+}
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def plain_text(app, what, name, obj, options, lines):
+    """Docstrings hold formulas as text: their | and * are no markup."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(?<!\*)\*(?!\*)|\||(?<=\w)_(?=\W|$)", r"\\\g<0>", line)
+
+
+def setup(app):
+    """Registers what Sphinx calls."""
+    app.connect("autodoc-process-docstring", plain_text, priority=400)
