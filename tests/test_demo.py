@@ -18,6 +18,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import optareg
 from optareg.demo import cli, coefficients, geometry, style
 from optareg.demo import train as train_module
 from optareg.demo.data import load_digits
@@ -334,3 +335,10 @@ def test_drawing_leaves_the_users_matplotlib_alone():
     before = dict(matplotlib.rcParams)
     geometry.draw_geometry()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"optareg {optareg.__version__}\n"

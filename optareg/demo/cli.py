@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import optareg
+
 __all__ = ["INTERRUPTED", "main"]
 
 INTERRUPTED = 130
@@ -59,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer strengths, seeds and steps"
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"optareg {optareg.__version__}"
     )
     options = parser.parse_args(arguments)
     try:
