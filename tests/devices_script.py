@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -164,12 +165,43 @@ def try_to_look(name: str, kind: str) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def within_shard_map() -> dict[str, float]:
+    """For each optimizer, how far from one device's a run within `shard_map` ends."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    center = jax.random.normal(jax.random.key(0), (64, 3))
+    differences = {}
+    for name, inner in {"sgd": optax.sgd(0.1), "adam": optax.adam(0.01)}.items():
+        optimizer = proximal(inner, ElasticNet(0.5, 0.1))
+
+        def steps(params: Any, state: Any, optimizer: Any = optimizer) -> Any:
+            params, state, center = params[0], state, params[1]
+            for _ in range(5):
+                updates, state = optimizer.update(params - center, state, params)
+                params = optax.apply_updates(params, updates)
+            return params, state
+
+        start = jnp.zeros_like(center)
+        state = optimizer.init(start)
+        specs = jax.tree.map(
+            lambda x: split if x.shape == center.shape else whole, state
+        )
+        sharded = jax.shard_map(
+            steps, mesh=mesh, in_specs=((split, split), specs), out_specs=(split, specs)
+        )
+        many = jax.jit(sharded)((start, center), state)
+        one = jax.jit(steps)((start, center), state)
+        differences[name] = largest_difference(many, one)
+    return differences
+
+
 if __name__ == "__main__":
     # An old JAX has no explicit sharding.
     kinds = ["Auto", "Explicit"] if hasattr(jax, "set_mesh") else ["Auto"]
     print(
         json.dumps(
             {"devices": jax.device_count()}
+            | ({"shard_map": within_shard_map()} if hasattr(jax, "shard_map") else {})
             | {
                 kind: {name: try_to_look(name, kind) for name in OPTIMIZERS}
                 for kind in kinds

@@ -109,3 +109,12 @@ def test_the_parameters_are_those_of_one_device_up_to_rounding(
     assert results(found, way)["difference"] <= 1e-6
     if way.startswith("proximal") and way != "proximal L2":
         assert results(found, way)["zeros"] > 0
+
+
+def test_within_shard_map_the_threshold_is_found_over_all_shards(
+    measured: dict[str, Any],
+) -> None:
+    if "shard_map" not in measured:
+        pytest.skip("this JAX has no `jax.shard_map`")
+    assert set(measured["shard_map"]) == {"sgd", "adam"}
+    assert max(measured["shard_map"].values()) < 1e-6

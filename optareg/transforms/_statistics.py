@@ -139,7 +139,7 @@ def sums(*arrays: Array) -> Array:
     ones = np.array([1, 0, 0, 0], x.dtype).reshape(shape)
     squares = jnp.where(jnp.isfinite(x), jnp.square(x * scales + ones), 0)
     total = jnp.sum(squares, axis=tuple(range(2, x.ndim)))
-    axes = tuple(getattr(jax.typeof(x), "vma", ()))
+    axes = varying_axes(x)
     if axes:
         total = jax.lax.psum(total, axes)  # type: ignore[no-untyped-call]
     return total.astype(jnp.float32)
@@ -251,7 +251,8 @@ def compiled_alone(
     rows together is one program as long as all that makes them: 1,000 leaves then took
     20 times as long to compile.
     """
-    if not is_traced(count):  # A step outside of `jit` would compile a branch anew.
+    # A step outside of `jit` would compile a branch anew.
+    if not is_traced(count) or varies(args):
         return f(*args)
 
     def branch(*args: Any) -> Any:
@@ -259,7 +260,29 @@ def compiled_alone(
         # know that a count is never negative, nor that `other` is never taken.
         return jax.lax.cond(count >= 0, f, other, *args)
 
-    def barrier(*args: Any) -> Any:
-        return jax.lax.optimization_barrier(f(*args))  # type: ignore[no-untyped-call]
+    def waiting(*args: Any) -> Any:
+        return barrier(f(*args))
 
-    return jax.lax.platform_dependent(*args, cpu=branch, default=barrier)
+    return jax.lax.platform_dependent(*args, cpu=branch, default=waiting)
+
+
+def barrier(x: Any) -> Any:
+    """The tree x, all of which is computed before any of it is used."""
+    if varies(x):
+        return x
+    return jax.lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
+
+
+def varies(x: Any) -> bool:
+    """Whether parts of a tree differ from shard to shard, within `shard_map`.
+
+    A barrier would make all others differ too, the count for instance.
+    """
+    return any(map(varying_axes, jax.tree.leaves(x)))
+
+
+def varying_axes(x: Any) -> tuple[Any, ...]:
+    """The axes of the mesh along which x differs, within `shard_map`."""
+    kind = jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)  # Older versions of JAX: vma.
+    return tuple(getattr(manual, "varying", None) or getattr(kind, "vma", ()))

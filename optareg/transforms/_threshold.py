@@ -34,6 +34,7 @@ from optareg.transforms._statistics import (
     Statistics,
     alike,
     apart,
+    barrier,
     sample,
     sums,
     together,
@@ -122,7 +123,6 @@ class Automatic(NamedTuple):
         samples, count = together([[few[i] for i in at] for at in kinds], count, small)
         # What t follows from waits for the samples, so that arrays are read before they
         # are overwritten in place, not copied.
-        barrier: Any = jax.lax.optimization_barrier
         samples, statistics = barrier((samples, statistics))
         nothing = [None] * len(leaves)
         first = cls(statistics, count, leaves, nothing, kinds, samples, joined)
