@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Chosen, Composite, Rows
+from optareg.solve._composite import Chosen, Composite, Point, Rows
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
 from optareg.solve._solution import Outcome
@@ -34,9 +34,13 @@ MOST_STEPS = 50
 
 
 class State(NamedTuple):
-    """State of the loop over working sets."""
+    """State of the loop over working sets.
+
+    As `Progress`, and a hint at leaves that may be better than w, if there is one.
+    """
 
     w: Leaves
+    hint: Leaves | None
     g: Leaves
     value: Array
     distance: Array
@@ -59,32 +63,35 @@ def outcome_of(problem: Composite, state: "State | Progress") -> Outcome:
 
 def solve(
     problem: Composite,
-    w: Leaves,
+    first: Point,
     damping: Array | float,
     tol: Array,
     max_steps: Array | int,
     report: Callable[..., None] | None = None,
-) -> Outcome:
-    """Minimises from w until the distance, in its units, is at most `tol`."""
+    hint: Leaves | None = None,
+) -> tuple[Outcome, Point]:
+    """Minimises from a point until the distance, in its units, is at most `tol`.
+
+    Or from a hint, zero where the point is, if the objective is less there. Returns the
+    end of the search, and the smooth part there.
+    """
+    w = first.w
     limits = [
         x.shape[axis]
         for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
         if axis is not None and zero_rows_stay(p)
     ]
-    # A penalty may have a domain: positive weights, for instance.
-    w = tuple(
-        x if n is None else n.leaf_project_domain(x)
-        for n, x in zip(problem.norms, w, strict=True)
-    )
-    first = start(problem.unscaled(w), w)
+    plain = problem.unscaled(w)
+    begun = start_at(plain, w, first.value + plain.penalty(w), first.g)
     state = State(
         w=w,
-        g=first.g,
-        value=first.value,
-        distance=first.distance,
-        damping=jnp.asarray(damping, first.damping.dtype),
-        steps=first.steps,
-        idle=first.idle,
+        hint=hint,
+        g=begun.g,
+        value=begun.value,
+        distance=begun.distance,
+        damping=jnp.asarray(damping, begun.damping.dtype),
+        steps=begun.steps,
+        idle=begun.idle,
     )
 
     def rounds(state: State, size: int | None) -> State:
@@ -108,7 +115,8 @@ def solve(
         state = rounds(state, size)
         size *= GROWTH
     state = rounds(state, None)
-    return outcome_of(problem, state)
+    end = Point(state.w, state.value - plain.penalty(state.w), state.g)
+    return outcome_of(problem, state), end
 
 
 def round_of(
@@ -126,15 +134,14 @@ def round_of(
     if size is not None:
         chosen = choose(problem, state, size)
         part = problem.take(chosen, w)
-        v, slopes = (
-            tuple(
-                x if c is None else c.take(x) for c, x in zip(chosen, xs, strict=True)
-            )
-            for xs in (w, state.g)
-        )
+        v, slopes = take(chosen, w), take(chosen, state.g)
         enough = jnp.maximum(tol, INNER * state.distance)
     objective = part.objective(v)
     inner = start_at(objective, v, state.value, slopes)
+    if state.hint is not None:
+        other = start(objective, take(chosen, state.hint))
+        less = other.value < inner.value
+        inner = jax.tree.map(lambda a, b: jnp.where(less, a, b), other, inner)
     inner = inner._replace(damping=state.damping, steps=state.steps)
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
@@ -150,6 +157,7 @@ def round_of(
     gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
     return State(
         w=w,
+        hint=None if state.hint is None else w,
         g=g,
         value=value,
         distance=distance,
@@ -157,6 +165,12 @@ def round_of(
         steps=inner.steps,
         idle=jnp.where(gained, 0, state.idle + 1),
     )
+
+
+def take(chosen: Rows, w: Leaves) -> Leaves:
+    """The chosen rows of leaves."""
+    pairs = zip(chosen, w, strict=True)
+    return tuple(x if c is None else c.take(x) for c, x in pairs)
 
 
 def choose(problem: Composite, state: State, size: int) -> Rows:
