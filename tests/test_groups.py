@@ -654,3 +654,50 @@ def test_any_labels_are_groups(labels, w):
     )
     found = GroupLasso(1.0, groups=labels).value(np.float32(w))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# Working sets.
+
+BLOCKS = {
+    "groups that follow one another": GroupLasso(1.0, groups=np.arange(400) // 4),
+    "scattered groups": GroupLasso(
+        1.0, groups=np.random.default_rng(3).permutation(np.arange(400) // 4)
+    ),
+    "a strength for each": GroupLasso(
+        np.repeat(np.linspace(0.5, 2, 100), 4), groups=np.arange(400) // 4
+    ),
+    "sparse groups": SparseGroupLasso(0.5, 0.5, groups=np.arange(400) // 4),
+    "rows of a matrix": GroupLasso(1.0, axis=1),
+    "sparse rows": SparseGroupLasso(0.5, 0.5, axis=-1),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BLOCKS)
+def test_whole_groups_are_worked_on_and_all_are_checked(name):
+    """As on all rows, which is how a loss without a matrix product is solved."""
+    shape = (400, 2) if "row" in name else (400,)
+    rng = np.random.default_rng(0)
+    w = np.zeros(shape)
+    w[:24] = rng.normal(size=w[:24].shape)
+    X = rng.normal(size=(60, 400))
+    y = X @ w + 0.1 * rng.normal(size=X[:, 0].shape + shape[1:])
+
+    @functools.partial(jax.jit, static_argnames="products")
+    def solve(scale, products):
+        def loss(w):
+            columns = X.reshape(60, 400, *(1,) * (w.ndim - 1))
+            z = X @ w if products else jnp.sum(columns * w, axis=1)
+            return 0.5 * jnp.mean((z - y) ** 2)
+
+        start = jnp.zeros(shape)
+        most = max_strength(loss, start, BLOCKS[name])
+        penalty = jax.tree.map(lambda x: x * scale * most, BLOCKS[name])
+        return minimize(loss, start, penalty)
+
+    for scale in (0.5, 0.1):
+        some, everything = (solve(scale, products) for products in (True, False))
+        assert some.converged and everything.converged
+        np.testing.assert_allclose(some.params, everything.params, atol=1e-8)
+        np.testing.assert_array_equal(some.params != 0, everything.params != 0)
+        assert 0 < np.mean(np.asarray(some.params) != 0) < 0.5

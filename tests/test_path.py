@@ -24,10 +24,11 @@ from optareg import (
     stationarity,
     strength_grid,
 )
-from optareg.solve._composite import Composite
+from optareg.solve._composite import Composite, Point
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._quadratic import reduced
 from optareg.solve._trail import Trail
+from optareg.solve._working_set import solve
 from problems import classification_data, regression_data, standardize
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -352,36 +353,52 @@ def test_a_lasso_goes_straight_on_where_its_support_stays():
     assert found.converged.all()
 
 
-def test_a_start_is_on_the_line_or_the_solution_before():
-    one = jnp.array(1.0)
+def trail_of(w_before, w):
+    """Two solutions, at strengths whose sums are 4 and 3."""
+    one, nothing = jnp.array(1.0), jnp.zeros_like(w)
+    first, second = (Point((x,), one, (nothing,)) for x in (w_before, w))
+    return Trail.at(first, 4 * one).add(second, 3 * one)
 
-    @jax.jit
-    def start(w_before, w, center, size):
-        program, leaves = traced(lambda w: jnp.sum((w - center) ** 2), w)
-        objective = Composite(Heads.of(program, leaves), (L1(0.3),)).unscaled(leaves)
-        trail = Trail((w_before,), (w_before,), 4 * one, 4 * one).add((w,), 3 * one)
-        line = w + (3 - size) * (w - w_before)
-        line = jnp.where(line * w > 0, line, 0)
-        values = [objective.value((w,)) for w in (w, line)]
-        return trail.start(objective, size)[0], w, line, jnp.array(values)
 
-    rng, taken = np.random.default_rng(0), []
+def test_a_hint_is_on_the_line_through_two_solutions():
+    """What changes its sign on the way is zero, as what is zero already."""
+    rng = np.random.default_rng(0)
     for _ in range(100):
-        w_before, w, center = rng.normal(size=(3, 4))
+        w_before, w = rng.normal(size=(2, 4))
         w[rng.integers(4)] = 0
         size = rng.uniform(2, 3)
-        found, w, line, values = start(w_before, w, w + center, size)
-        taken.append(int(np.argmin(values)))
-        np.testing.assert_allclose(found, (w, line)[taken[-1]], rtol=1e-12)
-    assert 20 < sum(taken) < 80
+        line = w + (3 - size) * (w - w_before)
+        line = np.where(line * w > 0, line, 0)
+        (found,) = trail_of(jnp.array(w_before), jnp.array(w)).further(size)
+        np.testing.assert_allclose(found, line, rtol=1e-12)
 
 
-def test_the_first_two_of_a_path_start_where_nothing_is_known():
+def test_one_solution_makes_no_line():
     w, one = jnp.array([1.0, -2.0]), jnp.array(1.0)
-    trail = Trail((w,), (0 * w,), one, one)
-    program, leaves = traced(lambda w: jnp.sum((w - 5.0) ** 2), w)
-    objective = Composite(Heads.of(program, leaves), (L1(0.1),)).unscaled(leaves)
-    np.testing.assert_array_equal(trail.start(objective, 0.5 * one)[0], w)
+    trail = Trail.at(Point((w,), one, (w,)), one)
+    np.testing.assert_array_equal(trail.further(0.5 * one)[0], w)
+
+
+def test_a_hint_is_taken_if_the_objective_is_less_there():
+    """From a hint at the solution one step suffices; one far off changes nothing."""
+    X, y = map(jnp.asarray, regression_data("diabetes"))
+    program, leaves = traced(lambda w: 0.5 * jnp.mean((X @ w - y) ** 2), jnp.zeros(10))
+    problem = Composite(Heads.of(program, leaves), (L1(0.05),))
+    zero = problem.point((jnp.zeros(10),))
+
+    def after(steps, hint):
+        outcome, _ = solve(problem, zero, 1.0, jnp.array(1e-13), steps, hint=hint)
+        return outcome.w[0], outcome.distance
+
+    solution, distance = after(100, None)
+    assert distance <= 1e-13
+    plain, far = after(1, None)
+    assert far > 1e-6
+    near, left = after(1, (solution,))
+    assert left <= 1e-13
+    np.testing.assert_allclose(near, solution, rtol=1e-12)
+    same, _ = after(1, (-100 * jnp.ones(10),))
+    np.testing.assert_array_equal(same, plain)
 
 
 # Fewer rows for quadratic losses.

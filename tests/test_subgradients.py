@@ -33,6 +33,7 @@ from laws import (
     slopes,
     strictly,
 )
+from optareg import GroupLasso
 from optareg._tree import Tree
 from optareg.penalties import Penalty, register_penalty
 from optareg.penalties._base import in_param_groups
@@ -484,19 +485,46 @@ def test_coupled_entries_have_one_maximum(case: Case):
 
 
 @every_penalty
-def test_an_entrywise_penalty_may_be_taken_apart(case: Case):
-    if not case.entrywise:
-        return
+def test_a_penalty_may_be_taken_apart_into_blocks_of_rows(case: Case):
+    """The prox and the value of some blocks are those of the whole, there."""
     w = case.tree(case.center + case.point(np.linspace(-2, 3, 12)))
-    (group,) = case.penalty.resolve(Tree(w))
-    rows = jnp.array([2, 0])
+    groups = case.penalty.resolve(Tree(w))
+    if len(groups) > 1 or not hasattr(w, "ndim"):
+        return
+    (group,) = groups
+    penalty = group.penalty
     for axis in range(w.ndim):
-        if w.shape[axis] == 2:
-            rows = jnp.array([1])
-        some = group.penalty.take(rows, axis, w)
-        found = some.leaf_prox(jnp.take(w, rows, axis=axis), 0.7)
-        expected = jnp.take(group.penalty.leaf_prox(w, 0.7), rows, axis=axis)
+        blocks = penalty.leaf_blocks(axis, w.shape)
+        assert blocks is not None or not case.entrywise
+        if blocks is None:
+            continue
+        np.testing.assert_array_equal(np.sort(blocks, None), np.arange(w.shape[axis]))
+        rows = jnp.asarray(blocks[[-1, 0]] if len(blocks) > 2 else blocks[-1:]).ravel()
+        some, part = penalty.take(rows, axis, w), jnp.take(w, rows, axis=axis)
+        found = some.leaf_prox(part, 0.7)
+        expected = jnp.take(penalty.leaf_prox(w, 0.7), rows, axis=axis)
         np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
+        if not np.any(case.center):
+            at = (slice(None),) * axis + (rows,)
+            rest_zero = jnp.zeros_like(w).at[at].set(part)
+            whole = penalty.leaf_value(rest_zero)
+            np.testing.assert_allclose(some.leaf_value(part), whole, rtol=1e-13)
+
+
+def test_groups_of_one_size_are_blocks_and_others_are_not():
+    """By labels in any order, or by axes; what crosses the rows is no block."""
+
+    def blocks(shape, rows, **kwargs):
+        (group,) = GroupLasso(1.0, **kwargs).resolve(Tree(jnp.ones(shape)))
+        found = group.penalty.leaf_blocks(rows, shape)
+        return None if found is None else found.tolist()
+
+    assert blocks((4,), 0, groups=np.array([1, 0, 0, 1])) == [[1, 2], [0, 3]]
+    assert blocks((5,), 0, groups=np.array([0, 0, 1, 1, 1])) is None
+    assert blocks((3, 2), 0, axis=1) == blocks((3, 2), 0, axis=-1) == [[0], [1], [2]]
+    assert blocks((3, 2), 1, axis=1) is None
+    assert blocks((3, 2), 0) is None
+    assert blocks((4, 1), 0, groups=np.array([[0], [0], [1], [1]])) is None
 
 
 # What the table has not, of penalties with a value and a prox alone.

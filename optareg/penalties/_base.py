@@ -223,16 +223,17 @@ class Penalty(Registered):
         strength: Any = getattr(self, "strength")  # noqa: B009
         return strength, self.replace(strength=np.ones((), strength.dtype))
 
+    def leaf_blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Rows along an axis that R couples with no others, shape (blocks, rows each).
+
+        Fallback: each row alone if R is `entrywise`, else None, as if all were coupled.
+        """
+        return np.arange(shape[axis])[:, None] if self.entrywise else None
+
     def take(self, rows: Array, axis: int, like: Array) -> Self:
-        """This entrywise penalty of one leaf, shaped `like`, for some of its rows."""
-
-        def of(strength: Any) -> Any:
-            if np.ndim(strength) == 0:
-                return strength
-            return jnp.take(jnp.broadcast_to(strength, like.shape), rows, axis=axis)
-
-        names = strength_fields(type(self))
-        return self.replace(**{name: of(getattr(self, name)) for name in names})
+        """This penalty of one leaf, shaped `like`, for some of its blocks of rows."""
+        result: Self = _lifting.take(self, rows, axis, like)
+        return result
 
     def resolve(self, tree: Tree) -> list[ParamGroup]:
         """This penalty for each parameter group of `tree` that it penalises."""

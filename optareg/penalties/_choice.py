@@ -24,6 +24,7 @@ __all__ = [
     "check_found",
     "check_regex",
     "choose",
+    "plain_lists",
 ]
 
 PyTree = Any
@@ -199,3 +200,19 @@ def check_choice(entry: Any, what: str, path: tuple[Any, ...]) -> None:
         )
     if not isinstance(entry, Hashable):
         raise TypeError(f"the label at {path_name(path)} is not hashable: {entry!r}.")
+
+
+def plain_lists(groups: Any, name: str) -> Any:
+    """`groups`, with lists of integers as the array that they mean."""
+    labels = jax.tree.leaves(groups)
+    numbers = all(isinstance(label, (int, np.integer)) for label in labels)
+    if not isinstance(groups, (list, tuple)) or not numbers:
+        return groups
+    try:
+        return np.asarray(groups)
+    except ValueError:
+        raise ValueError(
+            f"`groups` of {name} must have a label for each entry, got lists of "
+            f"different lengths: {groups!r}. From the sizes of the groups, in order, "
+            "labels are `np.repeat(np.arange(len(sizes)), sizes)`."
+        ) from None

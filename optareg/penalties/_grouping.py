@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from typing import Any, Self
 
 import jax
@@ -18,7 +19,7 @@ from optareg.penalties._base import (
     check_strengths,
     strength_fields,
 )
-from optareg.penalties._choice import Choice, choose
+from optareg.penalties._choice import Choice, choose, plain_lists
 
 __all__ = ["Axes", "Grouped", "Labels"]
 
@@ -58,6 +59,13 @@ class Axes:
         """The number of entries of the groups of an array of this shape."""
         return np.asarray(np.sum(np.ones(shape), self.axis, keepdims=True))
 
+    def blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Rows with whole groups, shape (blocks, rows each); None if there are none."""
+        inner = np.atleast_1d(range(len(shape)) if self.axis is None else self.axis)
+        if axis in inner % len(shape):
+            return None
+        return np.arange(shape[axis])[:, None]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
@@ -80,16 +88,30 @@ class Labels:
         """One more than the largest label."""
         return int(self.labels.max(initial=-1)) + 1
 
+    @functools.cached_property
+    def each(self) -> int:
+        """The size of groups of one size that follow one another, else 0."""
+        flat = self.labels.ravel()
+        size = flat.size // max(self.count, 1)
+        rising = np.array_equal(flat, np.arange(flat.size) // max(size, 1))
+        return size if rising and size * self.count == flat.size else 0
+
     def sum(self, x: Array) -> Array:
         """The sum over each group."""
+        if self.each:  # Without scattering, which is slow, to compile too.
+            return jnp.sum(x.reshape(self.count, self.each), axis=1)
         return jax.ops.segment_sum(x.ravel(), self.labels.ravel(), self.count)
 
     def max(self, x: Array) -> Array:
         """The largest entry of each group."""
+        if self.each:
+            return jnp.max(x.reshape(self.count, self.each), axis=1)
         return jax.ops.segment_max(x.ravel(), self.labels.ravel(), self.count)
 
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, given to each of its entries."""
+        if self.each:
+            return jnp.repeat(x, self.each).reshape(like.shape)
         return x[self.labels.reshape(like.shape)]
 
     def differs(self, x: np.ndarray) -> bool:
@@ -102,6 +124,14 @@ class Labels:
         """The number of entries of the groups."""
         del shape
         return np.bincount(self.labels.ravel(), minlength=self.count)
+
+    def blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The same for groups of equal size in a vector."""
+        del axis
+        sizes = self.sizes(shape)
+        if len(shape) != 1 or np.any(sizes != sizes[:1]):
+            return None
+        return np.argsort(self.labels, kind="stable").reshape(self.count, -1)
 
     @classmethod
     def of(cls, labels: Any, where: str) -> "Labels":
@@ -151,6 +181,16 @@ class Grouped(Penalty):
     def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
         check_axis(self.axis, leaf, path)
         return self
+
+    def leaf_blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        return self.grouping.blocks(axis, shape)
+
+    def take(self, rows: Array, axis: int, like: Array) -> Self:
+        taken = super().take(rows, axis, like)
+        if isinstance(self.grouping, Axes):
+            return taken
+        size = like.size // self.grouping.count
+        return taken.replace(groups=Labels(np.arange(len(rows)) // size))
 
     @property
     def grouping(self) -> Axes | Labels:
@@ -232,22 +272,6 @@ def check_grouping(penalty: Grouped) -> None:
         object.__setattr__(penalty, "axis", axes if len(axes) > 1 else int(axes[0]))
     if groups is not None:
         object.__setattr__(penalty, "groups", label_tree(plain_lists(groups, name)))
-
-
-def plain_lists(groups: Any, name: str) -> Any:
-    """`groups`, with lists of integers as the array that they mean."""
-    labels = jax.tree.leaves(groups)
-    numbers = all(isinstance(label, (int, np.integer)) for label in labels)
-    if not isinstance(groups, (list, tuple)) or not numbers:
-        return groups
-    try:
-        return np.asarray(groups)
-    except ValueError:
-        raise ValueError(
-            f"`groups` of {name} must have a label for each entry, got lists of "
-            f"different lengths: {groups!r}. From the sizes of the groups, in order, "
-            "labels are `np.repeat(np.arange(len(sizes)), sizes)`."
-        ) from None
 
 
 def check_axis(axis: Any, leaf: Array, path: tuple[Any, ...]) -> None:

@@ -18,10 +18,22 @@ from optareg.penalties._register import strength_fields
 if TYPE_CHECKING:
     from optareg.penalties._base import Penalty
 
-__all__ = ["gradient", "prox", "resolve", "value"]
+__all__ = ["gradient", "prox", "resolve", "take", "value"]
 
 Array = jax.Array
 PyTree = Any
+
+
+def take(penalty: Any, rows: Array, axis: int, like: Array) -> Any:
+    """A penalty with the strengths of some rows of its leaf, which is shaped `like`."""
+
+    def of(strength: Any) -> Any:
+        if np.ndim(strength) == 0:
+            return strength
+        return jnp.take(jnp.broadcast_to(strength, like.shape), rows, axis=axis)
+
+    names = strength_fields(type(penalty))
+    return penalty.replace(**{name: of(getattr(penalty, name)) for name in names})
 
 
 def value(penalty: "Penalty", params: PyTree) -> Array:

@@ -6,6 +6,7 @@ A subclass overrides what it changes, and inherits the rest.
 from typing import Any, Self
 
 import jax
+import numpy as np
 
 from optareg.penalties._base import Penalty
 
@@ -67,6 +68,9 @@ class Wrapped(Penalty):
 
     def leaf_largest_subgradient(self) -> Any:
         return self.penalty.leaf_largest_subgradient()
+
+    def leaf_blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        return self.penalty.leaf_blocks(axis, shape)
 
     def take(self, rows: Array, axis: int, like: Array) -> Self:
         return self.replace(penalty=self.penalty.take(rows, axis, like))

@@ -1,5 +1,6 @@
 """`Composite`, a loss + penalties with the rows it can be restricted to; and `Goal`."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -12,7 +13,7 @@ from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 from optareg.solve._objective import Objective
 
-__all__ = ["Chosen", "Composite", "Goal", "Rows"]
+__all__ = ["Chosen", "Composite", "Goal", "Point", "Rows"]
 
 Array = jax.Array
 
@@ -58,6 +59,20 @@ class Goal(NamedTuple):
         return cls(tol, tuple(jnp.ones((), x.real.dtype) for x in w))
 
 
+class Point(NamedTuple):
+    """Leaves, and what the smooth part of a `Composite` is there.
+
+    Attributes:
+      w: the leaves.
+      value: the smooth part.
+      g: its gradient, the direction of steepest ascent.
+    """
+
+    w: Leaves
+    value: Array
+    g: Leaves
+
+
 class Composite(NamedTuple):
     """What is minimised: a loss of leaves, and a penalty for each.
 
@@ -85,6 +100,30 @@ class Composite(NamedTuple):
         parts = [(p.split()[0], x) for p, x in pairs]
         values = [smooth.leaf_value(x) for smooth, x in parts if smooth is not None]
         return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
+
+    def point(self, w: Leaves) -> Point:
+        """The smooth part at w."""
+        products = self.loss.products(w)
+        value, g = self.loss.value_and_gradient(products, w)
+        more, of_penalty = jax.value_and_grad(self._smooth_penalty)(w)
+        total = tuple(map(jnp.conj, map(jnp.add, g, of_penalty)))
+        return Point(w, value + more, total)
+
+    def along(self, w: Leaves, step: Leaves) -> Callable[[Array], Array]:
+        """The smooth part at w − part · step, a function of the part."""
+        both = jax.tree.map(lambda *xs: jnp.stack(xs), w, step)
+        pairs = jax.vmap(self.loss.products)(both)
+
+        def value(part: Array) -> Array:
+            def nearer(x: Array, step: Array) -> Array:
+                return x - part.astype(x.real.dtype) * step
+
+            here = tuple(map(nearer, w, step))
+            return self.loss.tail([nearer(*z) for z in pairs], here) + (
+                self._smooth_penalty(here)
+            )
+
+        return value
 
     def curvature(self, w: Leaves) -> Leaves:
         """The diagonal of the Hessian of the smooth part."""

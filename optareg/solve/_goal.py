@@ -7,7 +7,6 @@ small beside the strength too, as a duality gap asks for. None can be smaller th
 rounding allows.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,11 +14,11 @@ import jax.numpy as jnp
 
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Composite, Goal
+from optareg.solve._composite import Composite, Goal, Point
 from optareg.solve._leaves import Leaves, largest
 from optareg.solve._null_model import at_center
 
-__all__ = ["center_or_start", "default_goal", "rough_goal"]
+__all__ = ["center_and_start", "default_goal", "rough_goal"]
 
 Array = jax.Array
 
@@ -37,18 +36,17 @@ PARTS = tuple(8.0**-k for k in range(16))
 
 
 def default_goal(
-    problem: Composite, w: Leaves, double: bool, before: Array | None = None
+    problem: Composite, point: Point, double: bool, before: Array | None = None
 ) -> tuple[Goal, Array]:
-    """The goal, if w is the null model; and the largest gradient in units of √H.
+    """The goal, if `point` is the null model; and the largest gradient, in √H.
 
-    `before` is that gradient before w was solved for. `double` says whether all numbers
-    have double precision.
+    `before` is that gradient before the null model was solved for. `double` says
+    whether all numbers have double precision.
     """
     relative = DOUBLE if double else SINGLE
     of_strength = OF_STRENGTH_DOUBLE if double else OF_STRENGTH_SINGLE
-    objective = problem.unscaled(w)
-    g, value = objective.gradient(w), problem.smooth(w)
-    dtype, tiny = value.dtype, epsilon(value.dtype)
+    w, dtype = point.w, point.value.dtype
+    tiny = epsilon(dtype)
     curvature = problem.curvature(w)
     # What has no curvature is measured as what has most.
     most = largest(curvature, dtype)
@@ -56,7 +54,7 @@ def default_goal(
     roots = tuple(
         jnp.sqrt(jnp.where(h > 0, h, most.astype(h.dtype))) for h in curvature
     )
-    size = credible_size(problem.smooth, w, value, g, roots)
+    size = credible_size(problem, point, roots)
 
     before = size if before is None else jnp.maximum(before, size)
     # Where all is optimal already, what was there before is the unit.
@@ -85,28 +83,24 @@ def strength_of(norm: Penalty) -> Any:
     return norm.leaf_largest_subgradient()
 
 
-def credible_size(
-    smooth: Callable[[Leaves], Array], w: Leaves, value: Array, g: Leaves, roots: Leaves
-) -> Array:
+def credible_size(problem: Composite, point: Point, roots: Leaves) -> Array:
     """The largest |g|/√H, if the objective falls as it says when that entry moves.
 
     Half its square is the fall by a Newton step, of a quadratic. Where the curvature at
-    w is not that on the way, as of exp(w) or of a saturated loss, the fall that is seen
-    says more.
+    a point is not that on the way, as of exp(w) or of a saturated loss, the fall that
+    is seen says more.
     """
+    g, value = point.g, point.value
     costs = [jnp.abs(x) / r for x, r in zip(g, roots, strict=True)]
     cost = largest(costs, value.dtype)
-    steps = tuple(
+    step = tuple(
         jnp.where(c == cost.astype(c.dtype), x / r**2, 0).astype(x.dtype)
         for c, x, r in zip(costs, g, roots, strict=True)
     )
-
-    def fall(part: Array) -> Array:
-        nearer = (x - part.astype(x.dtype) * s for x, s in zip(w, steps, strict=True))
-        return value - smooth(tuple(nearer))
-
-    falls = jax.vmap(fall)(jnp.asarray(PARTS, value.dtype))
-    seen = jnp.max(jnp.where(jnp.isfinite(falls), falls, 0), initial=0)
+    parts = jnp.asarray([0.0, *PARTS], value.dtype)
+    values = jax.vmap(problem.along(point.w, step))(parts)
+    falls = values[0] - values
+    seen = jnp.max(jnp.where(jnp.isfinite(falls), falls, 0))
     # A fall that rounding hides says nothing.
     hidden = 0.5 * cost**2 <= FALL_ROUNDING * epsilon(value.dtype) * jnp.abs(value)
     return jnp.where(hidden, cost, jnp.minimum(cost, jnp.sqrt(2 * seen)))
@@ -114,8 +108,9 @@ def credible_size(
 
 def rough_goal(problem: Composite, w: Leaves) -> Goal:
     """The goal of half precision: in parts of the largest gradient, as a strength."""
-    point, _ = center_or_start(problem, w)
-    return Goal.of(SINGLE * size_of(problem.unscaled(point).gradient(point)), w)
+    null, here, good = center_and_start(problem, w)
+    sizes = size_of(null.g), size_of(here.g)
+    return Goal.of(SINGLE * jnp.where(good, *sizes), w)
 
 
 def size_of(g: Leaves) -> Array:
@@ -123,13 +118,37 @@ def size_of(g: Leaves) -> Array:
     return largest([jnp.abs(x) for x in g], jnp.float32)
 
 
-def center_or_start(problem: Composite, w: Leaves) -> tuple[Leaves, Array]:
-    """The leaves with all that is penalised at its center; whether it is of use.
+def center_and_start(problem: Composite, w: Leaves) -> tuple[Point, Point, Array]:
+    """All that is penalised at its center; w; and whether the first is of use.
 
-    It is not if the loss has no slope there. Then the leaves are w, as far off as it
-    may be.
+    It is not if the loss has no slope there.
     """
+    norms = zip(problem.norms, w, strict=True)
+    w = tuple(x if n is None else n.leaf_project_domain(x) for n, x in norms)
     center = at_center(problem.penalties, w)
-    size = size_of(problem.unscaled(center).gradient(center))
-    good = jnp.isfinite(size) & (size > 0)
-    return jax.tree.map(lambda a, b: jnp.where(good, a, b), center, w), good
+
+    # A loop, so that both are one program; mostly they are one point.
+    def look(state: Any) -> Any:
+        trips, null, *_ = state
+        first = trips == 0
+        here = problem.point(
+            tuple(jnp.where(first, *x) for x in zip(center, w, strict=True))
+        )
+        null = jax.tree.map(lambda a, b: jnp.where(first, a, b), here, null)
+        size = size_of(null.g)
+        good = jnp.isfinite(size) & (size > 0)
+        same = jnp.array(True)
+        for x, c in zip(w, center, strict=True):
+            same &= jnp.all(x == c)
+        return trips + 1, null, here, good, good & same
+
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(problem.point, w)
+    )
+    no = jnp.array(False)
+    _, null, here, good, _ = jax.lax.while_loop(
+        lambda state: (state[0] == 0) | ((state[0] == 1) & ~state[4]),
+        look,
+        (jnp.int32(0), nothing, nothing, no, no),
+    )
+    return null, here, good

@@ -162,15 +162,21 @@ class Heads(NamedTuple):
         """The products with the leaves."""
         return [head(leaves[head.leaf]) for head in self.heads]
 
+    def value_and_gradient(
+        self, products: Sequence[Array], leaves: Sequence[Array]
+    ) -> tuple[Array, list[Array]]:
+        """The loss and its gradient, as JAX gives it, where the products are known."""
+        of_tail = jax.value_and_grad(self.tail, (0, 1))
+        value, (of_products, total) = of_tail(list(products), list(leaves))
+        for head, z in zip(self.heads, of_products, strict=True):
+            total[head.leaf] = total[head.leaf] + head.transpose(z, leaves[head.leaf])
+        return value, list(total)
+
     def gradient(
         self, products: Sequence[Array], leaves: Sequence[Array]
     ) -> list[Array]:
-        """The loss's gradient, as JAX gives it, where the products are known."""
-        of_tail = jax.grad(self.tail, (0, 1))
-        of_products, total = of_tail(list(products), list(leaves))
-        for head, z in zip(self.heads, of_products, strict=True):
-            total[head.leaf] = total[head.leaf] + head.transpose(z, leaves[head.leaf])
-        return list(total)
+        """The gradient alone."""
+        return self.value_and_gradient(products, leaves)[1]
 
     def take(self, rows: Sequence[Array | None]) -> Self:
         """The loss of some rows of the leaves with heads, the others being zero."""

@@ -75,7 +75,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         task = Task(program, program, problem.double, None, MOST_STEPS, None)
         w, solved = at_center(penalties, w), jnp.array(True)
         if free:
-            place, null = task.null_model(penalties, w)
+            place, null, _ = task.null_model(penalties, w)
             null = task.derived(penalties, null, place.goal, held=True)
             w, solved = null.w, null.reaches(ENOUGH * place.goal.tol)
         composite = task.composite(penalties, w)

@@ -31,8 +31,13 @@ class Objective(NamedTuple):
 
     def value(self, w: Leaves) -> Array:
         """The objective at w."""
+        value: Array = self.smooth(w) + self.penalty(w)
+        return value
+
+    def penalty(self, w: Leaves) -> Any:
+        """The norms at w."""
         terms = (n.leaf_value(x) for n, x in zip(self.norms, w, strict=True) if n)
-        return sum(terms, start=self.smooth(w))
+        return sum(terms, start=0)
 
     def gradient(self, w: Leaves) -> Leaves:
         """The direction of steepest ascent of the smooth part."""

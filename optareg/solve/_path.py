@@ -9,15 +9,13 @@ import jax.numpy as jnp
 from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.penalties._register import strengths_of, with_strengths
-from optareg.solve._composite import Composite
-from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
-from optareg.solve._null_model import at_center_if, partly_free
+from optareg.solve._null_model import partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
 from optareg.solve._programs import one_program
 from optareg.solve._quadratic import reduced
 from optareg.solve._solution import Outcome, Solution
-from optareg.solve._task import Callback, Place, Task
+from optareg.solve._task import Callback, Place, Task, either
 from optareg.solve._trail import Trail
 
 __all__ = ["path"]
@@ -109,28 +107,26 @@ def path(
             before: tuple[Trail, Array, Place], now: Any
         ) -> tuple[tuple[Trail, Array, Place], Outcome]:
             (trail, damping, place), (strengths, size, held) = before, now
-            penalties, w = penalties_at(strengths), trail.w
-            # Else a far start leads to another local minimum than a near one.
-            if all(penalty.convex for penalty in penalties):
-                here = Composite(Heads.of(quick, w), penalties).unscaled(w)
-                w = trail.start(here, size)
+            penalties, start = penalties_at(strengths), trail.last
             goal = place.goal._replace(tol=margin * place.goal.tol)
             if free:
-                w = at_center_if(held, strongest, w)
+                start = either(held, place.null, start)
             else:
                 held = None
-            one = task.search(penalties, w, damping, goal, held)
+            # Else a far start leads to another local minimum than a near one.
+            convex = all(penalty.convex for penalty in penalties)
+            hint = trail.further(size) if convex else None
+            one, end = task.search(penalties, start, damping, goal, held, hint)
             one = task.derived(penalties, one, goal, held)
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
-            trail = trail.add(one.w, size)
+            trail = trail.add(end, size)
             if free:
-                place = task.past_null_if(held, strongest, place, one)
-                first = Trail(place.w, place.w, size, size)
-                trail = jax.tree.map(lambda a, b: jnp.where(held, a, b), first, trail)
+                place = task.past_null_if(held, strongest, place, end)
+                trail = either(held, Trail.at(place.start, size), trail)
             return (trail, damping, place), one
 
         place = task.begin(strongest, w)
-        trail = Trail(w, w, sizes[0], sizes[0])
+        trail = Trail.at(place.start, sizes[0])
         held = jnp.zeros(n, bool)
         rows: Any = [ordered, sizes, held]
         if free:  # The null model comes first.

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Composite, Goal
-from optareg.solve._goal import center_or_start, default_goal, rough_goal
+from optareg.solve._composite import Composite, Goal, Point
+from optareg.solve._goal import center_and_start, default_goal, rough_goal
 from optareg.solve._heads import Heads
 from optareg.solve._implicit import with_derivative
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import start as state_at
-from optareg.solve._null_model import at_center, at_center_if, hold
+from optareg.solve._null_model import hold
 from optareg.solve._solution import Outcome
 from optareg.solve._working_set import outcome_of, solve
 
-__all__ = ["Callback", "Place", "Task"]
+__all__ = ["Callback", "Place", "Task", "either"]
 
 Array = jax.Array
 Callback = Callable[[Any, Any, Any], None]
@@ -29,13 +29,15 @@ class Place(NamedTuple):
     """Where to go on from, and how near to come.
 
     Attributes:
-      w: the parameters.
+      start: the parameters, and the loss there.
+      null: the same with all that is penalised at its center.
       goal: when they are near enough.
       before: the largest gradient before anything was solved for, in units of √H.
       at_null: whether the null model is of use as a start: all that it holds was there.
     """
 
-    w: Leaves
+    start: Point
+    null: Point
     goal: Goal
     before: Array
     at_null: Array
@@ -73,22 +75,23 @@ class Task(NamedTuple):
     def begin(self, penalties: Penalties, w: Leaves) -> Place:
         """The first goal; it is that of the problem if nothing in it is free."""
         w = jax.lax.stop_gradient(w)
-        problem = self.fixed(penalties, w)
-        point, good = center_or_start(problem, w)
+        problem = self._replace(program=self.quick).fixed(penalties, w)
+        null, start, good = center_and_start(problem, w)
         if self.tol is None:
+            point = either(good, null, start)
             goal, before = default_goal(problem, point, self.double)
         else:
             goal, before = Goal.of(self.tol, w), jnp.zeros(())
         at_null = good
-        for x, c in zip(w, point, strict=True):
+        for x, c in zip(start.w, null.w, strict=True):
             at_null &= jnp.all(x == c)
-        return Place(w, goal, before, at_null)
+        return Place(start, null, goal, before, at_null)
 
     def goal(self, penalties: Penalties, w: Leaves, free: Sequence[int]) -> Goal:
         """The goal alone."""
         if not free or self.tol is not None:
             return self.begin(penalties, w).goal
-        place, null = self.null_model(penalties, w)
+        place, _, null = self.null_model(penalties, w)
         return self.past_null(penalties, place, null).goal
 
     def rough_goal(self, penalties: Penalties, w: Leaves) -> Goal:
@@ -103,35 +106,40 @@ class Task(NamedTuple):
         # on it within.
         place = self.begin(penalties, w)
         if not free:
-            outcome = self.search(penalties, w, 1.0, place.goal)
+            outcome, _ = self.search(penalties, place.start, 1.0, place.goal)
             return self.derived(penalties, outcome, place.goal), place.goal
         fixed = jax.lax.stop_gradient(penalties)
 
         def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
-            start = at_center_if(held, fixed, place.w)
-            outcome = self.search(fixed, start, 1.0, place.goal, held)
-            return self.past_null_if(held, fixed, place, outcome), outcome
+            start = either(held, place.null, place.start)
+            outcome, end = self.search(fixed, start, 1.0, place.goal, held)
+            return self.past_null_if(held, fixed, place, end), outcome
 
         # One program serves both.
         place, both = jax.lax.scan(stage, place, jnp.array([True, False]))
         outcome = jax.tree.map(lambda x: x[-1], both)
         return self.derived(penalties, outcome, place.goal), place.goal
 
-    def null_model(self, penalties: Penalties, w: Leaves) -> tuple[Place, Outcome]:
-        """The null model, and where it was looked for from."""
+    def null_model(
+        self, penalties: Penalties, w: Leaves
+    ) -> tuple[Place, Outcome, Point]:
+        """Where the null model was looked for from; that model, and the loss there."""
         place = self.begin(penalties, w)
-        start = at_center(penalties, w)
-        return place, self.search(penalties, start, 1.0, place.goal, True)
+        return place, *self.search(penalties, place.null, 1.0, place.goal, True)
 
     def search(
         self,
         penalties: Penalties,
-        w: Leaves,
+        start: Point,
         damping: Any,
         goal: Goal,
         held: Any = None,
-    ) -> Outcome:
-        """The solution without its derivative; while `held` is true, the null model."""
+        hint: Leaves | None = None,
+    ) -> tuple[Outcome, Point]:
+        """The solution without its derivative; while `held` is true, the null model.
+
+        It may be near a hint, if there is one.
+        """
         report = None
         if self.callback is not None:
             callback = self.callback
@@ -143,10 +151,12 @@ class Task(NamedTuple):
             def report(*numbers: Any) -> None:
                 jax.debug.callback(call, held, *numbers)
 
-        w, damping, goal = jax.lax.stop_gradient((w, damping, goal))
-        problem = self._replace(program=self.quick).fixed(hold(penalties, held), w)
+        given = start, damping, goal, hint
+        start, damping, goal, hint = jax.lax.stop_gradient(given)
+        here = self._replace(program=self.quick)
+        problem = here.fixed(hold(penalties, held), start.w)
         problem = problem._replace(units=goal.units)
-        return solve(problem, w, damping, goal.tol, self.max_steps, report)
+        return solve(problem, start, damping, goal.tol, self.max_steps, report, hint)
 
     def derived(
         self, penalties: Penalties, outcome: Outcome, goal: Goal, held: Any = None
@@ -160,25 +170,27 @@ class Task(NamedTuple):
         here = self.fixed(penalties, w)._replace(units=goal.units)
         return outcome_of(here, state_at(here.unscaled(w), w))
 
-    def past_null(self, penalties: Penalties, place: Place, null: Outcome) -> Place:
+    def past_null(self, penalties: Penalties, place: Place, null: Point) -> Place:
         """From the null model to the model itself."""
-        w, goal = jax.lax.stop_gradient(null.w), place.goal
+        goal = place.goal
         if self.tol is None:
-            problem = self.fixed(penalties, w)
-            goal, _ = default_goal(problem, w, self.double, place.before)
-        new = tuple(
-            jnp.where(place.at_null, a, b) for a, b in zip(w, place.w, strict=True)
-        )
-        return place._replace(w=new, goal=goal)
+            problem = self.fixed(penalties, null.w)
+            goal, _ = default_goal(problem, null, self.double, place.before)
+        return place._replace(start=either(place.at_null, null, place.start), goal=goal)
 
     def past_null_if(
-        self, held: Array, penalties: Penalties, place: Place, outcome: Outcome
+        self, held: Array, penalties: Penalties, place: Place, null: Point
     ) -> Place:
         """The same while `held`, else the place as it is."""
         new: Place = jax.lax.cond(
             held,
-            lambda place: self.past_null(penalties, place, outcome),
+            lambda place: self.past_null(penalties, place, null),
             lambda place: place,
             place,
         )
         return new
+
+
+def either(first: Any, a: Any, b: Any) -> Any:
+    """The tree of arrays a, where `first` is true; else b."""
+    return jax.tree.map(lambda x, y: jnp.where(first, x, y), a, b)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optareg.solve._composite import Point
 from optareg.solve._leaves import Leaves
-from optareg.solve._objective import Objective
 
 __all__ = ["Trail"]
 
@@ -20,26 +20,26 @@ class Trail(NamedTuple):
     (Osborne, Presnell & Turlach 2000); those of other problems are nearly so.
     """
 
-    w: Leaves
+    last: Point
     w_before: Leaves
     size: Array
     size_before: Array
 
-    def start(self, objective: Objective, size: Array) -> Leaves:
-        """Where to start at another strength: further on this line, if that is less."""
+    @classmethod
+    def at(cls, point: Point, size: Array) -> "Trail":
+        """With one solution only."""
+        return cls(point, point.w, size, size)
+
+    def further(self, size: Array) -> Leaves:
+        """What may be near the solution at another strength: further on this line."""
         span = self.size_before - self.size
         ratio = (self.size - size) / jnp.where(span > 0, span, jnp.inf)
-        pairs = zip(self.w, self.w_before, strict=True)
-        further = tuple(beyond(x, before, ratio) for x, before in pairs)
-        both = jax.tree.map(lambda *xs: jnp.stack(xs), self.w, further)
-        values = jax.vmap(objective.value)(both)
-        less = values[1] < values[0]
-        w = jax.tree.map(lambda a, b: jnp.where(less, b, a), self.w, further)
-        return jax.lax.stop_gradient(w)
+        pairs = zip(self.last.w, self.w_before, strict=True)
+        return tuple(beyond(x, before, ratio) for x, before in pairs)
 
-    def add(self, w: Leaves, size: Array) -> "Trail":
+    def add(self, point: Point, size: Array) -> "Trail":
         """With one more solution."""
-        return Trail(w, self.w, size, self.size)
+        return Trail(point, self.last.w, size, self.size)
 
 
 def beyond(x: Array, before: Array, ratio: Array) -> Array:

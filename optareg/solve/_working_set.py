@@ -1,8 +1,9 @@
 """The solver: Newton's method on the few rows that matter, checked on all of them.
 
 A row is an index of the axis that a leaf's matrix products sum over: a column of the
-data. Rows at zero that stay there need no work but the check. Where the loss is not
-made of matrix products (see `Heads`), all rows are worked on.
+data. Rows at zero that stay there need no work but the check; those that a penalty
+couples, a group for instance, are a block. Where the loss is not made of matrix
+products (see `Heads`), or blocks are not known, all rows are worked on.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optareg._tree import epsilon
-from optareg.penalties._base import Penalty
-from optareg.solve._composite import Chosen, Composite, Rows
+from optareg.solve._composite import Chosen, Composite, Point, Rows
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
 from optareg.solve._solution import Outcome
@@ -23,8 +24,9 @@ __all__ = ["outcome_of", "solve"]
 Array = jax.Array
 
 # Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
-# is taken when a set is half full.
+# is taken when a set is nearly full: the larger one costs as much more as it is larger.
 SMALLEST, GROWTH = 64, 3
+FULL = 7 / 8
 # The largest set has half of the rows; a quarter, of matrices with more entries.
 MANY_ENTRIES = 2**22
 # How exactly a working set is solved, in parts of what is left to gain.
@@ -34,9 +36,13 @@ MOST_STEPS = 50
 
 
 class State(NamedTuple):
-    """State of the loop over working sets."""
+    """State of the loop over working sets.
+
+    As `Progress`, and a hint at leaves that may be better than w, if there is one.
+    """
 
     w: Leaves
+    hint: Leaves | None
     g: Leaves
     value: Array
     distance: Array
@@ -59,32 +65,34 @@ def outcome_of(problem: Composite, state: "State | Progress") -> Outcome:
 
 def solve(
     problem: Composite,
-    w: Leaves,
+    first: Point,
     damping: Array | float,
     tol: Array,
     max_steps: Array | int,
     report: Callable[..., None] | None = None,
-) -> Outcome:
-    """Minimises from w until the distance, in its units, is at most `tol`."""
-    limits = [
-        x.shape[axis]
-        for x, axis, p in zip(w, problem.loss.axes, problem.penalties, strict=True)
-        if axis is not None and zero_rows_stay(p)
-    ]
-    # A penalty may have a domain: positive weights, for instance.
-    w = tuple(
-        x if n is None else n.leaf_project_domain(x)
-        for n, x in zip(problem.norms, w, strict=True)
-    )
-    first = start(problem.unscaled(w), w)
+    hint: Leaves | None = None,
+) -> tuple[Outcome, Point]:
+    """Minimises from a point until the distance, in its units, is at most `tol`.
+
+    Or from a hint, zero where the point is, if the objective is less there. Returns the
+    end of the search, and the smooth part there.
+    """
+    w = first.w
+    known = [blocks for blocks in blocks_of(problem, w) if blocks is not None]
+    limits = [blocks.size for blocks in known]
+    # Each size is compiled anew, which takes twice as long for groups.
+    growth = GROWTH**2 if any(x.shape[1] > 1 for x in known) else GROWTH
+    plain = problem.unscaled(w)
+    begun = start_at(plain, w, first.value + plain.penalty(w), first.g)
     state = State(
         w=w,
-        g=first.g,
-        value=first.value,
-        distance=first.distance,
-        damping=jnp.asarray(damping, first.damping.dtype),
-        steps=first.steps,
-        idle=first.idle,
+        hint=hint,
+        g=begun.g,
+        value=begun.value,
+        distance=begun.distance,
+        damping=jnp.asarray(damping, begun.damping.dtype),
+        steps=begun.steps,
+        idle=begun.idle,
     )
 
     def rounds(state: State, size: int | None) -> State:
@@ -93,7 +101,7 @@ def solve(
             gaining = undone & (state.idle < 2)
             if size is None:
                 return gaining
-            return gaining & (most_rows(problem, state.w) <= size // 2)
+            return gaining & (most_rows(problem, state.w) <= FULL * size)
 
         def body(state: State) -> State:
             return round_of(problem, state, size, tol, max_steps, report)
@@ -106,9 +114,10 @@ def solve(
     size = SMALLEST
     while limits and share * size <= max(limits):
         state = rounds(state, size)
-        size *= GROWTH
+        size *= growth
     state = rounds(state, None)
-    return outcome_of(problem, state)
+    end = Point(state.w, state.value - plain.penalty(state.w), state.g)
+    return outcome_of(problem, state), end
 
 
 def round_of(
@@ -126,15 +135,14 @@ def round_of(
     if size is not None:
         chosen = choose(problem, state, size)
         part = problem.take(chosen, w)
-        v, slopes = (
-            tuple(
-                x if c is None else c.take(x) for c, x in zip(chosen, xs, strict=True)
-            )
-            for xs in (w, state.g)
-        )
+        v, slopes = take(chosen, w), take(chosen, state.g)
         enough = jnp.maximum(tol, INNER * state.distance)
     objective = part.objective(v)
     inner = start_at(objective, v, state.value, slopes)
+    if state.hint is not None:
+        other = start(objective, take(chosen, state.hint))
+        less = other.value < inner.value
+        inner = jax.tree.map(lambda a, b: jnp.where(less, a, b), other, inner)
     inner = inner._replace(damping=state.damping, steps=state.steps)
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
@@ -150,6 +158,7 @@ def round_of(
     gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
     return State(
         w=w,
+        hint=None if state.hint is None else w,
         g=g,
         value=value,
         distance=distance,
@@ -159,33 +168,58 @@ def round_of(
     )
 
 
+def take(chosen: Rows, w: Leaves) -> Leaves:
+    """The chosen rows of leaves."""
+    pairs = zip(chosen, w, strict=True)
+    return tuple(x if c is None else c.take(x) for c, x in pairs)
+
+
 def choose(problem: Composite, state: State, size: int) -> Rows:
-    """The rows that are not zero, and of the others those with most to gain."""
+    """The blocks that are not zero, and of the others those with most to gain."""
     residuals = problem.unscaled(state.w).residuals(state.w, state.g)
     chosen: Rows = []
-    for p, axis, x, r in zip(
-        problem.penalties, problem.loss.axes, state.w, residuals, strict=True
+    for axis, blocks, x, r in zip(
+        problem.loss.axes, blocks_of(problem, state.w), state.w, residuals, strict=True
     ):
-        if axis is None or not zero_rows_stay(p) or x.shape[axis] <= size:
+        if axis is None or blocks is None or x.shape[axis] <= size:
             chosen.append(None)
             continue
-        others = tuple(i for i in range(x.ndim) if i != axis)
-        score = jnp.where(jnp.any(x != 0, others), jnp.inf, jnp.max(r, others))
-        _, best = jax.lax.top_k(score.astype(jnp.float32), size)
-        chosen.append(Chosen(jnp.sort(best), axis))
+        score = jnp.where(in_blocks(x != 0, axis, blocks), jnp.inf, 0)
+        score = jnp.maximum(score, in_blocks(r, axis, blocks))
+        most = max(1, size // blocks.shape[1])
+        _, best = jax.lax.top_k(score.astype(jnp.float32), most)
+        rows = jnp.sort(best)
+        if blocks.shape[1] > 1:
+            rows = jnp.asarray(blocks)[rows].ravel()
+        chosen.append(Chosen(rows, axis))
     return chosen
 
 
-def zero_rows_stay(penalty: Penalty) -> bool:
-    """Whether rows at zero may be left alone: where not, all rows matter."""
-    return penalty.entrywise and penalty.split()[1] is not None
+def blocks_of(problem: Composite, w: Leaves) -> list[np.ndarray | None]:
+    """For each leaf the rows that are chosen together; None where all of them matter.
+
+    Where a penalty has kinks, blocks at zero may stay there and be left alone.
+    """
+    rows = zip(problem.penalties, problem.norms, problem.loss.axes, w, strict=True)
+    return [
+        None if axis is None or norm is None else p.leaf_blocks(axis, x.shape)
+        for p, norm, axis, x in rows
+    ]
+
+
+def in_blocks(x: Array, axis: int, blocks: np.ndarray) -> Array:
+    """The largest entry in each block of rows."""
+    of_rows = jnp.max(x, tuple(i for i in range(x.ndim) if i != axis))
+    return of_rows if blocks.shape[1] == 1 else jnp.max(of_rows[blocks], axis=1)
 
 
 def most_rows(problem: Composite, w: Leaves) -> Array:
-    """The largest number of rows that are not zero, of leaves worked on by rows."""
+    """The largest number of rows in blocks that are not zero."""
     counts = [
-        jnp.sum(jnp.any(x != 0, tuple(i for i in range(x.ndim) if i != axis)))
-        for p, axis, x in zip(problem.penalties, problem.loss.axes, w, strict=True)
-        if axis is not None and zero_rows_stay(p)
+        blocks.shape[1] * jnp.sum(in_blocks(x != 0, axis, blocks))
+        for axis, blocks, x in zip(
+            problem.loss.axes, blocks_of(problem, w), w, strict=True
+        )
+        if axis is not None and blocks is not None
     ]
     return jnp.max(jnp.stack(counts))

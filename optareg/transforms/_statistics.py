@@ -284,5 +284,6 @@ def varies(x: Any) -> bool:
 def varying_axes(x: Any) -> tuple[Any, ...]:
     """The axes of the mesh along which x differs, within `shard_map`."""
     kind = jax.typeof(x)
-    manual = getattr(kind, "manual_axis_type", None)  # Older versions of JAX: vma.
-    return tuple(getattr(manual, "varying", None) or getattr(kind, "vma", ()))
+    manual = getattr(kind, "manual_axis_type", None)
+    axes: Any = getattr(kind, "vma", ()) if manual is None else manual.varying
+    return tuple(axes)
