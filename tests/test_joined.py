@@ -549,7 +549,8 @@ def test_leaves_sharded_explicitly():
     environment = {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_backend_optimization_level=0",
     }
     result = subprocess.run(
         [sys.executable, Path(__file__).with_name("joined_script.py")],
