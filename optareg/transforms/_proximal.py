@@ -53,6 +53,8 @@ class ProximalState(NamedTuple):
         `optax.MaskedNode` for other leaves.
         `optax.tree_utils.tree_map_params` with further trees needs
         `is_leaf=lambda x: isinstance(x, optax.MaskedNode)`, as for `optax.masked`.
+        A leaf that was not penalised when the state was made gets its s in the next
+        step, which changes the structure of the state: not within `jax.lax.scan`.
       statistics: what the threshold is found from; empty if it is given.
       inner_state: the state of the wrapped optimizer.
     """
