@@ -537,6 +537,14 @@ def test_the_unit_of_the_loss_makes_no_difference(unit):
     np.testing.assert_allclose(found, unit * np.array([0.48, -0.64]), rtol=1e-6)
 
 
+def test_a_gradient_near_zero_sets_no_scale():
+    """The step must be small beside R's own slope too."""
+    w = jnp.array([3.0, -4.0])
+    for g in (1e-80 * jnp.ones(2), 1e-9 * jnp.ones(2), jnp.zeros(2)):
+        found = Plain(0.8).leaf_nearest_subgradient(w, g)
+        np.testing.assert_allclose(found, [0.48, -0.64], rtol=1e-6)
+
+
 @register_penalty
 class OneSided(Penalty):
     """λ Σ max(w, 0)."""

@@ -118,7 +118,7 @@ class Penalty(Registered):
 
         Fallback: a small proximal step, which has half of the digits.
         """
-        return _fallbacks.nearest_subgradient(self.leaf_prox, w, g)
+        return _fallbacks.nearest_subgradient(self, w, g)
 
     def leaf_residual(self, w: Array, g: Array) -> Array:
         """The optimality residual: how far −g is from ∂R(w), for each entry or group.

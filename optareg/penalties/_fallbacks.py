@@ -34,19 +34,22 @@ def gradient(value: Callable[[Array], Array], w: Array) -> Array:
     return jnp.where(jnp.isfinite(g) | ~jnp.isfinite(w), g, 0)
 
 
-def nearest_subgradient(prox: Prox, w: Array, g: Array) -> Array:
+def nearest_subgradient(penalty: Any, w: Array, g: Array) -> Array:
     """The projection of −g onto ∂R(w), by a small proximal step.
 
     (w − prox_τR(w − τg))/τ − g is a subgradient at the proximal point. For τ → 0 that
-    point becomes w, and the subgradient becomes the nearest one. τ is small beside the
-    weights and large beside their rounding. So half of the digits are right.
+    point becomes w, and the subgradient becomes the nearest one. A step along g, or
+    along R's own gradient, is small beside the weights and large beside their rounding.
+    So half of the digits are right.
     """
-    size, slope = jnp.max(jnp.abs(w), initial=0), jnp.max(jnp.abs(g), initial=0)
+    size, own = jnp.max(jnp.abs(w), initial=0), penalty.leaf_gradient(w)
+    slope = jnp.maximum(*(jnp.max(jnp.abs(x), initial=0) for x in (g, own)))
     tau = epsilon(w.dtype) ** 0.5 * size / jnp.where(slope > 0, slope, 1)
     # At zero no digit is lost however small it is.
     least = epsilon(w.dtype) ** 2 / jnp.where(slope > 0, slope, 1)
     tau = jnp.where(tau > 0, tau, least).astype(w.real.dtype)
-    return (w - prox(w - tau * g, tau)) / tau - g
+    near: Array = penalty.leaf_prox(w - tau * g, tau)
+    return (w - near) / tau - g
 
 
 def dual_norm(prox: Prox, g: Array) -> Array:
