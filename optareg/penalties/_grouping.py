@@ -111,7 +111,8 @@ class Labels:
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, given to each of its entries."""
         if self.each:
-            return jnp.repeat(x, self.each).reshape(like.shape)
+            each = jnp.broadcast_to(x[:, None], (self.count, self.each))
+            return each.reshape(like.shape)
         return x[self.labels.reshape(like.shape)]
 
     def differs(self, x: np.ndarray) -> bool:

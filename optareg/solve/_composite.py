@@ -103,7 +103,9 @@ class Composite(NamedTuple):
 
     def point(self, w: Leaves) -> Point:
         """The smooth part at w."""
-        products = self.loss.products(w)
+        return self._point(self.loss.products(w), w)
+
+    def _point(self, products: list[Array], w: Leaves) -> Point:
         value, g = self.loss.value_and_gradient(products, w)
         more, of_penalty = jax.value_and_grad(self._smooth_penalty)(w)
         total = tuple(map(jnp.conj, map(jnp.add, g, of_penalty)))
@@ -155,7 +157,4 @@ class Composite(NamedTuple):
 
         Saves the products with the matrices in one of the two directions.
         """
-        products = self._take_heads(chosen).products(v)
-        of_loss = self.loss.gradient(products, w)
-        total = map(jnp.add, of_loss, jax.grad(self._smooth_penalty)(w))
-        return tuple(map(jnp.conj, total))
+        return self._point(self._take_heads(chosen).products(v), w).g

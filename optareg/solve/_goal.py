@@ -108,7 +108,7 @@ def credible_size(problem: Composite, point: Point, roots: Leaves) -> Array:
 
 def rough_goal(problem: Composite, w: Leaves) -> Goal:
     """The goal of half precision: in parts of the largest gradient, as a strength."""
-    null, here, good = center_and_start(problem, w)
+    null, here, good, _ = center_and_start(problem, w)
     sizes = size_of(null.g), size_of(here.g)
     return Goal.of(SINGLE * jnp.where(good, *sizes), w)
 
@@ -118,10 +118,13 @@ def size_of(g: Leaves) -> Array:
     return largest([jnp.abs(x) for x in g], jnp.float32)
 
 
-def center_and_start(problem: Composite, w: Leaves) -> tuple[Point, Point, Array]:
-    """All that is penalised at its center; w; and whether the first is of use.
+def center_and_start(
+    problem: Composite, w: Leaves
+) -> tuple[Point, Point, Array, Array]:
+    """All that is penalised at its center; and w.
 
-    It is not if the loss has no slope there.
+    Also whether the first is of use, which it is not if the loss has no slope there;
+    and whether it is of use and where w is.
     """
     norms = zip(problem.norms, w, strict=True)
     w = tuple(x if n is None else n.leaf_project_domain(x) for n, x in norms)
@@ -146,9 +149,9 @@ def center_and_start(problem: Composite, w: Leaves) -> tuple[Point, Point, Array
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(problem.point, w)
     )
     no = jnp.array(False)
-    _, null, here, good, _ = jax.lax.while_loop(
+    _, *found = jax.lax.while_loop(
         lambda state: (state[0] == 0) | ((state[0] == 1) & ~state[4]),
         look,
         (jnp.int32(0), nothing, nothing, no, no),
     )
-    return null, here, good
+    return tuple(found)

@@ -17,7 +17,7 @@ from optareg.penalties._register import data, register_penalty
 from optareg.penalties._wrapped import Wrapped
 from optareg.solve._leaves import Leaves
 
-__all__ = ["acts", "all_penalised", "at_center", "at_center_if", "hold", "partly_free"]
+__all__ = ["acts", "all_penalised", "at_center", "hold", "partly_free"]
 
 Array = jax.Array
 
@@ -82,12 +82,6 @@ def at_center(penalties: Sequence[Penalty], w: Sequence[Array]) -> Leaves:
         x if n is None else jnp.where(acts(n), n.leaf_center(x), x)
         for n, x in zip(norms, w, strict=True)
     )
-
-
-def at_center_if(held: Array, penalties: Sequence[Penalty], w: Leaves) -> Leaves:
-    """The same while `held`, else w."""
-    center = at_center(penalties, w)
-    return tuple(jnp.where(held, a, b) for a, b in zip(center, w, strict=True))
 
 
 def partly_free(penalties: Sequence[Penalty]) -> list[int]:

@@ -76,15 +76,12 @@ class Task(NamedTuple):
         """The first goal; it is that of the problem if nothing in it is free."""
         w = jax.lax.stop_gradient(w)
         problem = self._replace(program=self.quick).fixed(penalties, w)
-        null, start, good = center_and_start(problem, w)
+        null, start, good, at_null = center_and_start(problem, w)
         if self.tol is None:
             point = either(good, null, start)
             goal, before = default_goal(problem, point, self.double)
         else:
             goal, before = Goal.of(self.tol, w), jnp.zeros(())
-        at_null = good
-        for x, c in zip(start.w, null.w, strict=True):
-            at_null &= jnp.all(x == c)
         return Place(start, null, goal, before, at_null)
 
     def goal(self, penalties: Penalties, w: Leaves, free: Sequence[int]) -> Goal:

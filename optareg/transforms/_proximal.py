@@ -33,14 +33,11 @@ from optareg.transforms._leaf import (
     whole_gradient,
 )
 from optareg.transforms._statistics import Statistics
-from optareg.transforms._threshold import Automatic, Given
+from optareg.transforms._threshold import LEAST, Automatic, Given
 
 __all__ = ["ProximalState", "proximal"]
 
 Array = jax.Array
-
-# The least threshold: what is smaller, 0 or subnormal, could not be divided by.
-LEAST = 1e-30
 
 
 class ProximalState(NamedTuple):

@@ -40,12 +40,12 @@ from optareg.transforms._statistics import (
     together,
 )
 
-__all__ = ["Automatic", "Given"]
+__all__ = ["LEAST", "Automatic", "Given"]
 
 Array = jax.Array
 
 AVERAGING, STEPS = 3.0, 2.0
-# Penalties divide by t.
+# The least threshold: what is smaller, 0 or subnormal, could not be divided by.
 LEAST = 1e-30
 # What couples entries without a bound on s has a shorter average.
 COUPLED = 3.0
