@@ -51,8 +51,8 @@ from problems import GAP, all_rows
 
 LEGEND = """
 The ratio is optareg's time over that of the fastest peer: below 1 optareg is faster.
-"—": not a problem of this solver. "missing": not installed. "> 60 s": did not end in
-time. "gap 1e-05": the best that any of its tolerances gives.
+"—": not a problem of this solver. "missing": not installed. "not run": left out by
+`--solvers`. "> 60 s": did not end in time. "gap 1e-05": the best that any of its tolerances gives.
 """
 
 
@@ -94,7 +94,10 @@ def about(where: str) -> str:
     device = f"CPU, {cores} cores"
     if where != "cpu":
         worker = Worker("optareg", where)  # Only its process touches the device.
-        name = worker.ask(PATIENCE, "name_of_device")
+        try:
+            name = worker.ask(PATIENCE, "name_of_device")
+        except OSError:
+            raise SystemExit(f"JAX finds no {where} here; why, stands above.") from None
         worker.stop()
         device = f"JAX on {name}, the others on {device}"
     return (

@@ -67,7 +67,7 @@ def synthetic(
     targets: int = 1,
     run: int = 1,
 ) -> Data:
-    """20 runs of columns matter; neighbours are correlated.
+    """20 columns matter, in runs of `run`; neighbours are correlated.
 
     Three parts signal to one noise. `kind` is "linear", "binary" (its sign), "counts"
     (Poisson, of rates exp(z), z of variance 1) or "classes" (one-hot, by logits z).
@@ -79,9 +79,9 @@ def synthetic(
         X = lfilter([1.0], [1.0, -correlation], X, axis=1)
     X = standardised(X)
     W = np.zeros((p, targets))
-    matter = rng.choice(p // run, 20, replace=False)
+    matter = rng.choice(p // run, 20 // run, replace=False)
     matter = (run * matter[:, None] + np.arange(run)).ravel()
-    W[matter] = rng.normal(size=(20 * run, targets))
+    W[matter] = rng.normal(size=(20, targets))
     Z = X @ W
     if kind == "counts":
         Y = rng.poisson(np.exp(Z / Z.std())).astype(float)

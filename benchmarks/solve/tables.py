@@ -71,21 +71,21 @@ def time_cells(row: Row, results: Results, settings: Settings) -> Iterator[str]:
     passing = [r.coefs for r in results.values() if r.coefs is not None]
     yield f"{np.count_nonzero(passing[0][-1]):,}" if passing else NONE
     for column in COLUMNS:
-        yield time_cell(results, column, row.size)
+        yield time_cell(row, results, column, settings)
     yield ratio_cell(results, settings.limit)
 
 
-def time_cell(results: Results, column: str, size: int) -> str:
-    packages = [s.package for s in SOLVERS.values() if s.column == column]
-    if not installed(packages[0]):
+def time_cell(row: Row, results: Results, column: str, settings: Settings) -> str:
+    mine = {name for name, solver in SOLVERS.items() if solver.column == column}
+    if not all(installed(SOLVERS[name].package) for name in mine):
         return "missing"
     found = best_of(results, column)
     if found is None:
-        return NONE
+        return NONE if mine & set(settings.solvers) else "not run"
     result = found[1]
     if result.seconds is None:
         return result.failure
-    return milliseconds(result.seconds / size)
+    return milliseconds(result.seconds / row.size)
 
 
 def ratio_cell(results: Results, limit: float) -> str:

@@ -124,7 +124,10 @@ class Worker:
             if not self.line.poll(patience):
                 raise TimeoutError
             reply = self.line.recv()
-        except (TimeoutError, EOFError, OSError):
+        except EOFError:
+            self.stop()
+            raise ConnectionError(f"the process of {self.name} has ended") from None
+        except OSError:  # TimeoutError is one.
             self.stop()
             raise
         if isinstance(reply, Exception):
