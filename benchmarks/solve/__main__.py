@@ -52,7 +52,8 @@ from problems import GAP, all_rows
 LEGEND = """
 The ratio is optareg's time over that of the fastest peer: below 1 optareg is faster.
 "—": not a problem of this solver. "missing": not installed. "not run": left out by
-`--solvers`. "> 60 s": did not end in time. "gap 1e-05": the best that any of its tolerances gives.
+`--solvers`. "> 60 s": did not end in time. "gap 1e-05": the best that any of its
+tolerances gives. Other words are the name of an error.
 """
 
 
