@@ -1,4 +1,4 @@
-"""`python -m optareg`: trains the six methods, prints the table, draws the pictures.
+"""`python -m optareg`: trains by all methods, prints the table, draws the pictures.
 
 Everything heavy is imported late, after the options and the extra are checked.
 """
@@ -6,6 +6,7 @@ Everything heavy is imported late, after the options and the extra are checked.
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,10 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import optareg
+from optareg._ctrl_c import INTERRUPTED
 
 __all__ = ["INTERRUPTED", "main"]
-
-INTERRUPTED = 130
 
 EXTRA = ("flax", "matplotlib", "sklearn", "tqdm")
 
@@ -40,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m optareg",
-        description="Trains a network on scikit-learn's digits by six methods: one "
-        "without a penalty, one with L2, three with L1, one with the elastic net. "
-        "Prints what was measured, and writes it to a folder together with pictures.",
+        description="Trains a network on scikit-learn's digits: without a penalty, with "
+        "L2, L1 and the elastic net, applied in several ways, and with weights cut or "
+        "pruned. Prints what was measured, and writes it to a folder together with "
+        "pictures.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a whole number from 0 to 2^32 - 1 (default: %(default)s)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer strengths, seeds and steps"
+        "--quick",
+        action="store_true",
+        help="a smaller network, fewer strengths, seeds and steps",
     )
     parser.add_argument(
         "--version", action="version", version=f"optareg {optareg.__version__}"
@@ -129,7 +132,7 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
     from optareg.demo.methods import METHODS
     from optareg.demo.report import results_json, table
     from optareg.demo.trade_off import draw_trade_off
-    from optareg.demo.train import FULL, QUICK, Result, run
+    from optareg.demo.train import FULL, QUICK, Result, plan, run
     from optareg.demo.weights import draw_weights
 
     setting = dataclasses.replace(QUICK if quick else FULL, seed=seed)
@@ -142,7 +145,14 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
         "coefficient-paths.png": draw_coefficients,
     }
     stages: list[str] = []
-    with tqdm(total=2 * len(METHODS) + len(pictures), leave=False, unit="") as bar:
+    stages_of_training = 2 * len(plan(METHODS))
+    with tqdm(
+        total=stages_of_training + len(pictures),
+        leave=False,
+        unit="",
+        dynamic_ncols=True,
+        bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}]",
+    ) as bar:
 
         def progress(stage: str) -> None:
             is_new = stage not in stages
@@ -163,7 +173,7 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
                 draw().savefig(out / name)
         except OSError as error:
             raise DemoError(f"cannot write to --out {out}: {error.strerror}") from None
-    print(table(results, setting))
+    print(table(results, setting).text(shutil.get_terminal_size().columns))
     print(
         "\nWritten:",
         *(out / name for name in ("results.json", *pictures)),
