@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import optareg
-from optareg.demo.train import CUTS, Result, Setting
+from optareg.demo.train import Result, Setting
 
 __all__ = ["Table", "results_json", "table"]
 
@@ -53,27 +53,31 @@ COLUMNS = (
 
 LEGEND = """\
 Mean ± standard deviation over {seeds} seeds, at the strength with the lowest mean \
-validation loss of its sweep; strengths of different methods do not compare. The cut is \
-chosen together with the strength, in the same way.
+validation loss of its sweep; strengths of different methods do not compare. The cut \
+is chosen together with the strength, in the same way.
 
-zeros: kernel weights that are exactly 0. near: not 0, but below 0.001 in size. train, \
-test: accuracy. As {wrong} % of the training labels are wrong, 100 % on the training set \
-is overfitting. norm: of all kernel weights. objective: training loss + penalty at that \
-strength (`l1 decoupled` minimises another)."""
+zeros: kernel weights that are exactly 0. near: not 0, but below 0.001 in size. \
+train, test: accuracy. As {wrong} % of the training labels are wrong, 100 % on the \
+training set is overfitting. norm: of all kernel weights. objective: training loss + \
+penalty at that strength{decoupled}."""
+
+DECOUPLED = " (`l1 decoupled` minimises another)"
 
 PRUNED = """\
-Every row has {steps} gradients a run. `l2, pruned` takes {half} of them; then it sets \
-to zero the smallest weights, as many as `l1` has zeros, and trains the others with the \
-other {half}."""
+Every row has {steps} gradients a run. `l2, pruned` takes {half} of them; then it \
+sets to zero the smallest weights, as many as `l1` has zeros, and trains the others \
+with the other {half}."""
 
 BEYOND = """\
-What exact zeros give beyond a cut: no cut to choose. As chosen, `l1 gradient, cut` has \
-{cut_zeros:.1f} % zeros and a test loss of {cut_loss:.3f}, `l1` has {l1_zeros:.1f} % and \
-{l1_loss:.3f}. At a constant rate it is {cut_zeros_constant:.1f} % and \
-{cut_loss_constant:.3f} with a cut, {l1_zeros_constant:.1f} % and \
-{l1_loss_constant:.3f} with `l1`. But the cut is {cut:.2g} for the rate that falls, and \
-{cut_constant:.2g} for the constant one, where {cut:.2g} makes \
-{wrong_zeros:.1f} % zero."""
+What exact zeros give beyond a cut: no cut to choose. `l1 gradient, cut` and `l1` have \
+{cut[zeros]:.1f} and {l1[zeros]:.1f} % zeros at test losses of {cut[loss]:.3f} and \
+{l1[loss]:.3f}; at a constant rate {cut_constant[zeros]:.1f} and \
+{l1_constant[zeros]:.1f} % at {cut_constant[loss]:.3f} and {l1_constant[loss]:.3f}. \
+But the loss hardly tells one cut from another. Those within {near} of the lowest \
+validation loss leave {cut[least]:.1f} to {cut[most]:.1f} % zeros; at the constant \
+rate {cut_constant[least]:.1f} to {cut_constant[most]:.1f} %."""
+
+NEAR_LOSS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +159,18 @@ def table(results: Sequence[Result], setting: Setting) -> Table:
             f"{result.strengths[result.chosen]:.2g}",
             "" if result.cuts is None else f"{result.cuts[result.chosen]:.2g}",
             *(cell(result, column) for column in COLUMNS),
-            result.method.weights,
         )
         for result in results
     )
     headings = tuple(column.heading for column in COLUMNS)
-    legend = LEGEND.format(seeds=setting.seeds, wrong=round(100 * setting.wrong))
+    names = [result.method.name for result in results]
+    legend = LEGEND.format(
+        seeds=setting.seeds,
+        wrong=round(100 * setting.wrong),
+        decoupled=DECOUPLED if "l1 decoupled" in names else "",
+    )
     return Table(
-        head=("method", "strength", "cut", *headings, "weights"),
+        head=("method", "strength", "cut", *headings),
         rows=rows,
         notes=(*legend.split("\n\n"), *remarks(results, setting)),
     )
@@ -181,26 +189,29 @@ def remarks(results: Sequence[Result], setting: Setting) -> list[str]:
         "l1_constant": "l1, constant rate",
     }
     if all(name in of for name in rows.values()):
-        numbers = {}
-        for key, name in rows.items():
-            kind, _, constant = key.partition("_")
-            end = f"_{constant}" if constant else ""
-            numbers[f"{kind}_zeros{end}"] = 100 * np.mean(of[name].of_chosen("zeros"))
-            numbers[f"{kind}_loss{end}"] = np.mean(of[name].of_chosen("test_loss"))
-        falling, constant = of[rows["cut"]], of[rows["cut_constant"]]
-        assert falling.cuts is not None and constant.cuts is not None
-        assert constant.tried is not None
-        cut = falling.cuts[falling.chosen]
-        zeros = constant.tried["zeros"][CUTS == cut, constant.chosen]
-        said.append(
-            BEYOND.format(
-                **numbers,
-                cut=cut,
-                cut_constant=constant.cuts[constant.chosen],
-                wrong_zeros=100 * np.mean(zeros),
-            )
-        )
+        numbers = {key: in_short(of[name]) for key, name in rows.items()}
+        said.append(BEYOND.format(**numbers, near=NEAR_LOSS))
     return said
+
+
+def in_short(result: Result) -> dict[str, float]:
+    """The zeros in %, the test loss; and the zeros of all cuts that are about as good.
+
+    About as good are cuts whose validation loss, at the chosen strength, is within
+    `NEAR_LOSS` of the lowest.
+    """
+    short = {
+        "zeros": 100 * float(np.mean(result.of_chosen("zeros"))),
+        "loss": float(np.mean(result.test_loss)),
+    }
+    if result.tried is not None:
+        zeros, losses = (
+            np.mean(result.tried[name][:, result.chosen], axis=1)
+            for name in ("zeros", "validation_loss")
+        )
+        good = 100 * zeros[losses <= np.min(losses) + NEAR_LOSS]
+        short |= {"least": float(np.min(good)), "most": float(np.max(good))}
+    return short
 
 
 def results_json(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
