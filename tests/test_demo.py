@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -15,16 +16,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import matplotlib
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
 
 import optareg
+from optareg import plot
 from optareg.demo import cli, coefficients, geometry, style
 from optareg.demo import train as train_module
 from optareg.demo.data import load_digits
 from optareg.demo.methods import METHODS
 from optareg.demo.report import table
+from optareg.demo.trade_off import draw_trade_off
 from optareg.demo.train import (
     CUTS,
     Setting,
@@ -35,6 +39,7 @@ from optareg.demo.train import (
     run,
     train,
 )
+from optareg.demo.weights import draw_weights
 
 NAMES = [method.name for method in METHODS]
 QUICK_NAMES = [name for name in NAMES if name != "l1 decoupled"]
@@ -451,6 +456,96 @@ def test_labels_are_spread_out_in_order():
     np.testing.assert_allclose(placed, [0.41, 0.1, 0.61, 0.51, 0.9])
     crowd = style.spread_out(np.zeros(9), gap=0.1)
     np.testing.assert_allclose(np.diff(np.sort(crowd)), 0.1)
+
+
+# What the colour-blind see of linear RGB, by Machado, Oliveira & Fernandes (2009), at
+# full severity; and a grey print.
+VISIONS = {
+    "full": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "grey": [[0.2126, 0.7152, 0.0722]] * 3,
+}
+
+
+def seen(color, vision):
+    """A colour in CIELAB, as someone sees it."""
+    srgb = np.array(matplotlib.colors.to_rgb(color))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(VISIONS[vision]) @ linear, 0, 1)
+    to_xyz = np.array(
+        [
+            [0.4124, 0.3576, 0.1805],
+            [0.2126, 0.7152, 0.0722],
+            [0.0193, 0.1192, 0.9505],
+        ]
+    )
+    x, y, z = np.cbrt(np.maximum(to_xyz @ linear / [0.9505, 1, 1.089], 1e-3))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_methods_are_told_apart_in_every_vision(vision):
+    for one, other in itertools.combinations(style.COLORS, 2):
+        apart = np.linalg.norm(
+            seen(style.COLORS[one], vision) - seen(style.COLORS[other], vision)
+        )
+        same_dashes = style.DASHES[one] == style.DASHES[other]
+        same_markers = style.MARKERS[one] == style.MARKERS[other]
+        # Lines without markers need other dashes, marks without lines other markers.
+        if same_dashes or same_markers:
+            assert apart > 25, (one, other)
+    for name, color in style.COLORS.items():  # And all of them from white paper.
+        assert np.linalg.norm(seen(color, vision) - seen("white", vision)) > 25, name
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_what_plot_draws_in_one_dash_is_told_apart_by_colour(vision):
+    first, second, *_, last = (seen(color, vision) for color in plot.COLORS)
+    assert np.linalg.norm(first - last) > 25  # Bars, and the bar of zeros.
+    assert np.linalg.norm(second - last) > 25
+
+
+def test_a_mark_stands_at_its_value():
+    results = run(TINY, methods=METHODS)
+    left, right = draw_trade_off(results).axes[:2]
+    for axes, measure, factor in [
+        (left, "validation_accuracy", 100),
+        (right, "validation_loss", 1),
+    ]:
+        lines = {line.get_label(): line for line in axes.lines}
+        for result in results:
+            if result.method.name not in style.COLORS:
+                continue
+            values = getattr(result.sweep, measure)
+            x, y = lines[result.method.name].get_data()
+            np.testing.assert_allclose(x, 1 - np.mean(result.sweep.zeros, axis=1))
+            np.testing.assert_allclose(y, factor * np.mean(values, axis=1), rtol=1e-5)
+        assert axes.get_xlim()[0] > 1  # 0 % is within the axes.
+
+
+def test_panels_of_weights_say_the_share_of_zeros():
+    results = run(TINY, methods=METHODS)
+    figure = draw_weights(results)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    shown = [r for r in results if r.method.name in style.COLORS]
+    for title, result in zip(titles, shown, strict=True):
+        share = np.mean(flat_kernels(jax.tree.map(lambda x: x[0], result.params)) == 0)
+        assert title.startswith(f"{result.method.name}: ")
+        assert title.endswith(f"{share:.1%} exactly zero")
 
 
 def test_drawing_leaves_the_users_matplotlib_alone():

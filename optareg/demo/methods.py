@@ -59,7 +59,7 @@ class Method:
         return np.geomspace(self.weakest, self.strongest, number).astype(np.float32)
 
 
-# All penalties are elastic nets, a Σ|w| + b Σ w²; L1 and L2 have one part of strength 0.
+# All penalties are elastic nets, a Σ|w| + b Σ w²; L1 and L2 have one part that is 0.
 # So one program trains several of them. Biases are not penalised, as usual.
 only_kernels = by_path("kernel")
 

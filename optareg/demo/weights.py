@@ -30,7 +30,7 @@ def draw_weights(results: Sequence[Result]) -> Figure:
     for axes, result in zip(panels, shown, strict=False):
         weights = np.asarray(flat_kernels(jax.tree.map(lambda x: x[0], result.params)))
         plot.weights(np.clip(weights, -LIMIT, LIMIT), bins=BINS, ax=axes)
-        zeros = axes.get_title()
+        zeros = axes.get_title(loc="left")
         axes.set_title(
             f"{result.method.name}: {result.method.weights}\n{zeros}", fontsize=11
         )
