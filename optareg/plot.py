@@ -217,7 +217,9 @@ def weights(
     ax = ax or plt.gca()
     others, zeros = entries[entries != 0], int(np.sum(entries == 0))
     if others.size:
-        ax.hist(others, bins, color=COLORS[0], log=True, label="not zero")
+        ax.stairs(
+            *np.histogram(others, bins), fill=True, color=COLORS[0], label="not zero"
+        )
     if zeros:
         ax.vlines(0, 0.5, zeros, color=COLORS[-1], lw=3, label="exactly zero")
         ax.plot(0, zeros, "o", color=COLORS[-1])

@@ -35,6 +35,8 @@ def draw_weights(results: Sequence[Result]) -> Figure:
             f"{result.method.name}: {result.method.weights}\n{zeros}", fontsize=11
         )
         axes.set(xlim=(-LIMIT, LIMIT), ylim=(0.7, 6e4), xlabel="", ylabel="")
+    for axes in panels[len(shown) :]:
+        axes.remove()
     figure.supxlabel("kernel weight (outermost bars: and beyond)")
     figure.supylabel("number of weights (log scale)")
     return figure
