@@ -23,7 +23,8 @@ extensions = [
 exclude_patterns = ["images/*"]
 
 # Notebooks have a folder of their own in the repository; pages must be in this one.
-shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True)
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)  # Of an earlier build.
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks")
 
 # Pages are run when they are built, and an error is one. Notebooks hold their outputs.
 nb_execution_mode = "cache"

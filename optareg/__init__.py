@@ -11,6 +11,9 @@ the result. `freeze_zeros` and `compact` make use of its zeros. `optareg.plot` d
 `optareg.penalties` has what you need to write a penalty of your own.
 """
 
+from optareg import _ctrl_c  # noqa: F401
+
+# isort: split
 from optareg import penalties
 from optareg._compact import compact
 from optareg._inspect import (

@@ -4,7 +4,7 @@ Each function draws into `ax`, the current axes by default, and returns it. Line
 in colour, dashes and markers, so that they are told apart without colours too.
 """
 
-import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +34,7 @@ PyTree = Any
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LOOKS = math.lcm(len(DASHES), len(MARKERS))  # So many differ without their colours.
 
 
 def coefficients(
@@ -54,7 +55,8 @@ def coefficients(
       ax: where to draw.
 
     Returns:
-      The axes. The strongest penalty is at the left, as in glmnet.
+      The axes. The strongest penalty is at the left, as in glmnet. With p up to 20 a
+      coefficient looks the same in every call, so that several axes compare.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -76,12 +78,13 @@ def coefficients(
     if names is not None and len(names) != w.shape[1]:
         raise ValueError(f"got {len(names)} names for {w.shape[1]} coefficients.")
     ax = ax or plt.gca()
-    weakest = np.argmin(grid)
-    styles = itertools.cycle(zip(itertools.cycle(COLORS), line_styles(), strict=False))
-    for j in np.argsort(-np.abs(w[weakest]), kind="stable"):
-        if not np.any(w[:, j]):
-            continue
-        color, (dashes, marker) = next(styles)
+    by_size = np.argsort(-np.abs(w[np.argmin(grid)]), kind="stable")
+    drawn = [j for j in by_size if np.any(w[:, j])]
+    for place, j in enumerate(drawn):
+        look = j if w.shape[1] <= LOOKS else place
+        color = COLORS[look % len(COLORS)]
+        dashes = DASHES[look % len(DASHES)]
+        marker = MARKERS[look % len(MARKERS)]
         label = names[j] if names is not None else None
         every = max(1, len(grid) // 8)
         ax.plot(
@@ -94,13 +97,6 @@ def coefficients(
     if names is not None:
         ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
-
-
-def line_styles() -> Any:
-    """Dashes and markers, over and over; with the colours none repeats for long."""
-    return itertools.cycle(
-        (DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]) for i in range(20)
-    )
 
 
 def cross_validation(strengths: Any, errors: Any, *, ax: Axes | None = None) -> Axes:
@@ -192,12 +188,14 @@ def training(
     return ax
 
 
-def weights(params: PyTree, *, bins: int = 100, ax: Axes | None = None) -> Axes:
+def weights(
+    params: PyTree, *, bins: int | Sequence[float] = 100, ax: Axes | None = None
+) -> Axes:
     """A histogram of all entries, in which exact zeros have a bar of their own.
 
     Args:
       params: a tree of real arrays.
-      bins: of the entries that are not zero.
+      bins: of the entries that are not zero: their number, or their edges.
       ax: where to draw.
 
     Returns:
@@ -219,7 +217,9 @@ def weights(params: PyTree, *, bins: int = 100, ax: Axes | None = None) -> Axes:
     ax = ax or plt.gca()
     others, zeros = entries[entries != 0], int(np.sum(entries == 0))
     if others.size:
-        ax.hist(others, bins, color=COLORS[0], log=True, label="not zero")
+        ax.stairs(
+            *np.histogram(others, bins), fill=True, color=COLORS[0], label="not zero"
+        )
     if zeros:
         ax.vlines(0, 0.5, zeros, color=COLORS[-1], lw=3, label="exactly zero")
         ax.plot(0, zeros, "o", color=COLORS[-1])

@@ -1,5 +1,6 @@
 """The code in the documentation runs as it stands there."""
 
+import json
 import pathlib
 import re
 
@@ -59,3 +60,32 @@ def test_every_public_name_is_in_the_reference():
     text = "".join(page.read_text(encoding="utf-8") for page in pages)
     found = set(re.findall(r"auto(?:class|function):: optareg\.(\w+)$", text, re.M))
     assert found == set(optareg.__all__) - {"penalties"}
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_notebooks_are_numbered_and_on_the_site():
+    names = [path.stem for path in NOTEBOOKS]
+    assert [name[:2] for name in names] == [f"{i + 1:02d}" for i in range(len(names))]
+    site = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^notebooks/(.*)$", site, re.MULTILINE)
+    assert listed == names
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\(notebooks/(.*?)\.ipynb\)", readme) == names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_picture_of_a_notebook_has_a_text(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    pictures = [
+        cell
+        for cell in cells
+        if any("image/png" in out.get("data", {}) for out in cell.get("outputs", []))
+    ]
+    assert pictures
+    for cell in pictures:
+        assert len(cell["metadata"]["mystnb"]["image"]["alt"]) > 50
+    for cell in cells:  # No warnings, and none of them failed.
+        for out in cell.get("outputs", []):
+            assert out["output_type"] != "error" and out.get("name") != "stderr"

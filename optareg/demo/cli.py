@@ -1,4 +1,4 @@
-"""`python -m optareg`: trains the six methods, prints the table, draws the pictures.
+"""`python -m optareg`: trains by all methods, prints the table, draws the pictures.
 
 Everything heavy is imported late, after the options and the extra are checked.
 """
@@ -6,6 +6,7 @@ Everything heavy is imported late, after the options and the extra are checked.
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import optareg
 
 __all__ = ["INTERRUPTED", "main"]
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # The exit status, as of `_ctrl_c`.
 
 EXTRA = ("flax", "matplotlib", "sklearn", "tqdm")
 
@@ -40,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(
         prog="python -m optareg",
-        description="Trains a network on scikit-learn's digits by six methods: one "
-        "without a penalty, one with L2, three with L1, one with the elastic net. "
-        "Prints what was measured, and writes it to a folder together with pictures.",
+        description="Trains a network on scikit-learn's digits: with no penalty; with "
+        "L2, L1 and the elastic net, applied in several ways; with weights cut and "
+        "pruned. Prints what was measured, and writes it to a folder with pictures.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a whole number from 0 to 2^32 - 1 (default: %(default)s)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer strengths, seeds and steps"
+        "--quick",
+        action="store_true",
+        help="a smaller network and training set, fewer methods, strengths, seeds, "
+        "steps and pictures",
     )
     parser.add_argument(
         "--version", action="version", version=f"optareg {optareg.__version__}"
@@ -126,23 +130,32 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
     from optareg.demo.coefficients import draw_coefficients
     from optareg.demo.curves import draw_curves
     from optareg.demo.geometry import draw_geometry
-    from optareg.demo.methods import METHODS
+    from optareg.demo.methods import METHODS, QUICK_METHODS
     from optareg.demo.report import results_json, table
     from optareg.demo.trade_off import draw_trade_off
-    from optareg.demo.train import FULL, QUICK, Result, run
+    from optareg.demo.train import FULL, QUICK, Result, plan, run
     from optareg.demo.weights import draw_weights
 
     setting = dataclasses.replace(QUICK if quick else FULL, seed=seed)
+    methods = QUICK_METHODS if quick else METHODS
     results: tuple[Result, ...] = ()
     pictures: dict[str, Callable[[], Figure]] = {
-        "geometry.png": draw_geometry,
         "learning-curves.png": lambda: draw_curves(results, setting),
         "weights.png": lambda: draw_weights(results),
         "accuracy-against-sparsity.png": lambda: draw_trade_off(results),
-        "coefficient-paths.png": draw_coefficients,
     }
+    if not quick:  # These are the same for every training.
+        pictures["geometry.png"] = draw_geometry
+        pictures["coefficient-paths.png"] = draw_coefficients
     stages: list[str] = []
-    with tqdm(total=2 * len(METHODS) + len(pictures), leave=False, unit="") as bar:
+    stages_of_training = 2 * len(plan(methods))
+    with tqdm(
+        total=stages_of_training + len(pictures),
+        leave=False,
+        unit="",
+        dynamic_ncols=True,
+        bar_format="{desc}{n_fmt}/{total_fmt} [{elapsed}]",
+    ) as bar:
 
         def progress(stage: str) -> None:
             is_new = stage not in stages
@@ -154,7 +167,7 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
                 bar.n = len(stages) - 1
                 bar.refresh()
 
-        results = run(setting, progress=progress)
+        results = run(setting, methods, progress)
         try:
             text = json.dumps(results_json(results, setting), indent=2)
             (out / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -163,7 +176,7 @@ def demonstrate(out: Path, seed: int, quick: bool) -> None:
                 draw().savefig(out / name)
         except OSError as error:
             raise DemoError(f"cannot write to --out {out}: {error.strerror}") from None
-    print(table(results, setting))
+    print(table(results, setting).text(shutil.get_terminal_size().columns))
     print(
         "\nWritten:",
         *(out / name for name in ("results.json", *pictures)),

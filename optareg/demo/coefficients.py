@@ -16,27 +16,12 @@ import sklearn.datasets
 import sklearn.linear_model
 from matplotlib.figure import Figure
 
-from optareg import L1, L2, ElasticNet, Penalty, proximal
-from optareg.demo.style import GREY, INK, label_ends, new_figure, styled
+from optareg import ElasticNet, Penalty, plot, proximal
+from optareg.demo.style import GREY, INK, new_figure, styled
 
 __all__ = ["Paths", "coefficient_paths", "draw_coefficients", "solve"]
 
 Array = jax.Array
-
-# Tol's muted colours, one for each of the ten features; the pale ones are darkened.
-FEATURE_COLORS = (
-    "#767676",
-    "#882255",
-    "#CC6677",
-    "#117733",
-    "#332288",
-    "#4F9FCF",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
-    "#C9A227",
-)
-
 
 FORMULAS = {
     "lasso": "Σ|w|",
@@ -68,15 +53,16 @@ class Family(NamedTuple):
     smallest: float
 
 
+# All as elastic nets, so that one program solves them: it is compiled once.
 FAMILIES = {
     "lasso": Family(
-        ours=L1.from_sklearn,
+        ours=lambda alpha: ElasticNet.from_sklearn(alpha, 1.0),
         theirs=lambda alpha, n: sklearn.linear_model.Lasso(alpha=alpha),
         largest=1.0,
         smallest=1e-3,
     ),
     "ridge": Family(
-        ours=lambda alpha: L2(alpha / 2),
+        ours=lambda alpha: ElasticNet(0 * alpha, alpha / 2),
         # Its loss is not divided by 2n.
         theirs=lambda alpha, n: sklearn.linear_model.Ridge(alpha=n * alpha),
         largest=100.0,
@@ -160,14 +146,13 @@ def draw_coefficients() -> Figure:
     *_, names = diabetes()
     for axes, family in zip(panels, FAMILIES, strict=True):
         paths = coefficient_paths(family)
-        for column, color in zip(paths.coefficients.T, FEATURE_COLORS, strict=True):
-            axes.plot(paths.alphas, column, color=color, lw=2.6)
+        is_last = axes is panels[-1]
+        plot.coefficients(
+            paths.alphas, paths.coefficients, names=names if is_last else None, ax=axes
+        )
         axes.plot(paths.alphas, paths.reference, color=INK, lw=1.4, ls=(0, (1, 2.2)))
-        axes.axhline(0, color=INK, lw=0.8, zorder=1)
-        axes.set_xscale("log")
-        axes.set_xlim(paths.alphas[0], paths.alphas[-1])
         axes.set_ylim(-0.56, 0.56)
-        axes.set_xlabel("strength α (scikit-learn's), weaker to the right")
+        axes.set(xlabel="strength α (scikit-learn's), weaker to the right", ylabel="")
         left = np.sum(paths.coefficients != 0, axis=1)
         for alpha in np.geomspace(*axes.get_xlim(), 7)[1:-1]:
             number = left[np.argmin(np.abs(np.log(paths.alphas / alpha)))]
@@ -182,9 +167,5 @@ def draw_coefficients() -> Figure:
             transform=axes.transAxes,
         )
         axes.set_title(f"{family}: α · {FORMULAS[family]}")
-        figure.draw_without_rendering()
-        ends = [float(x) for x in paths.coefficients[-1]]
-        if axes is panels[-1]:
-            label_ends(axes, names, ends, FEATURE_COLORS)
     panels[0].set_ylabel("coefficient (feature and target standardised)")
     return figure

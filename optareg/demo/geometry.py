@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from optareg import L1, L2, ElasticNet, Penalty, add_penalty_gradient, proximal
-from optareg.demo.style import COLORS, GREY, INK, new_figure, styled
+from optareg import ElasticNet, Penalty, add_penalty_gradient, proximal
+from optareg.demo.style import COLORS, GREY, INK, MARKERS, new_figure, styled
 
 __all__ = ["descend", "draw_geometry", "loss", "solution_path"]
 
@@ -19,9 +19,10 @@ CURVATURE = np.array([[1.0, -0.3], [-0.3, 0.75]], np.float32)
 RATE = 0.1
 # As large as a step, RATE × gradient: so a weight that gets to zero stays there.
 WIDE, HIGH = (-1.4, 2.1), (-1.25, 2.4)
+# All as elastic nets, so that programs are compiled once.
 PENALTIES: dict[str, tuple[Penalty, str]] = {
-    "l2": (L2(0.35), "λ (w₁² + w₂²)"),
-    "l1": (L1(0.6), "λ (|w₁| + |w₂|)"),
+    "l2": (ElasticNet(0.0, 0.35), "λ (w₁² + w₂²)"),
+    "l1": (ElasticNet(0.6, 0.0), "λ (|w₁| + |w₂|)"),
     "elastic net": (ElasticNet(0.42, 0.12), "a (|w₁| + |w₂|) + b (w₁² + w₂²)"),
 }
 
@@ -36,26 +37,37 @@ def descend(
     optimizer: optax.GradientTransformation, start: ArrayLike, steps: int
 ) -> np.ndarray:
     """The iterates of `optimizer` on `loss`, the start included: (steps + 1, 2)."""
+    w = jnp.asarray(start, jnp.float32)
+    return np.asarray(jax.jit(lambda w: iterates(optimizer, w, steps))(w))
 
-    @jax.jit
-    def iterate(w: Array) -> Array:
-        def step(
-            carry: tuple[Array, optax.OptState], _: None
-        ) -> tuple[tuple[Array, optax.OptState], Array]:
-            w, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(w), state, w)
-            w = jnp.asarray(optax.apply_updates(w, updates))
-            return (w, state), w
 
-        _, path = jax.lax.scan(step, (w, optimizer.init(w)), length=steps)
-        return jnp.concatenate([w[None], path])
+def iterates(
+    optimizer: optax.GradientTransformation, start: Array, steps: int
+) -> Array:
+    """The same, within a traced function."""
 
-    return np.asarray(iterate(jnp.asarray(start, jnp.float32)))
+    def step(
+        carry: tuple[Array, optax.OptState], _: None
+    ) -> tuple[tuple[Array, optax.OptState], Array]:
+        w, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(w), state, w)
+        w = jnp.asarray(optax.apply_updates(w, updates))
+        return (w, state), w
+
+    first = start, optimizer.init(start)
+    _, path = jax.lax.scan(step, first, length=steps)
+    return jnp.concatenate([start[None], path])
+
+
+@jax.jit
+def proximal_path(penalty: Penalty) -> Array:
+    """`solution_path` for a penalty that may be traced."""
+    return iterates(proximal(optax.sgd(RATE), penalty), jnp.asarray(BEST), 400)
 
 
 def solution_path(penalty: Penalty) -> np.ndarray:
     """The iterates from the smallest loss to the smallest loss + penalty: (401, 2)."""
-    return descend(proximal(optax.sgd(RATE), penalty), BEST, 400)
+    return np.asarray(proximal_path(penalty))
 
 
 @styled
@@ -88,7 +100,8 @@ def draw_plane(axes: Axes, name: str, penalty: Penalty, formula: str) -> None:
     path = solution_path(penalty)
     end = path[-1]
 
-    inside = np.asarray(jax.vmap(jax.vmap(penalty.value))(grid) / penalty.value(end))
+    values = jax.jit(jax.vmap(jax.vmap(penalty.value)))(grid)
+    inside = np.asarray(values) / float(penalty.value(end))
     axes.contourf(x, y, inside, levels=[0, 1], colors=[color], alpha=0.18)
     axes.contour(x, y, inside, levels=[1], colors=[color], linewidths=2)
     touching = float(loss(jnp.asarray(end)))
@@ -140,13 +153,12 @@ def draw_steps(axes: Axes) -> None:
     """w₁ against steps: the textbook L1 update, and the proximal one."""
     penalty, _ = PENALTIES["l1"]
     textbook = optax.chain(add_penalty_gradient(penalty), optax.sgd(RATE))
-    methods = {
-        "l1 gradient": textbook,
-        "l1": proximal(optax.sgd(RATE), penalty),
+    paths = {
+        "l1 gradient": descend(textbook, BEST, 70)[:, 0],
+        "l1": solution_path(penalty)[:71, 0],
     }
-    paths = {name: descend(method, BEST, 70)[:, 0] for name, method in methods.items()}
     for name, w1 in paths.items():
-        axes.plot(w1, color=COLORS[name], marker="o", ms=5, lw=1.6)
+        axes.plot(w1, color=COLORS[name], marker=MARKERS[name], ms=5, lw=1.6)
     still = 1 + int(np.flatnonzero(paths["l1"])[-1])
     axes.annotate(
         "loss gradient + λ sign(w₁):\nback and forth, never 0",

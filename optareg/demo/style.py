@@ -12,19 +12,52 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-__all__ = ["COLORS", "GREY", "INK", "label_ends", "new_figure", "spread_out", "styled"]
+__all__ = [
+    "COLORS",
+    "DASHES",
+    "GREY",
+    "INK",
+    "MARKERS",
+    "label_ends",
+    "new_figure",
+    "spread_out",
+    "styled",
+]
 
 INK = "#222222"
 GREY = "#767676"
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which the colour-blind can tell apart. Two methods that share
+# a hue, or look alike without colours, differ in dashes and markers.
 COLORS = {
-    "none": "#555555",
+    "none": "#222222",
     "l2": "#0072B2",
     "l1 gradient": "#E69F00",
+    "l1 gradient, cut": "#E69F00",
     "l1 decoupled": "#CC79A7",
     "l1": "#D55E00",
     "elastic net": "#009E73",
+    "l2, pruned": "#56B4E9",
+}
+DASHES = {
+    "none": "-",
+    "l2": "--",
+    "l1 gradient": "-.",
+    "l1 gradient, cut": (0, (6, 1.5)),
+    "l1 decoupled": ":",
+    "l1": "-",
+    "elastic net": (0, (3, 1, 1, 1, 1, 1)),
+    "l2, pruned": (0, (1, 3)),
+}
+MARKERS = {
+    "none": "o",
+    "l2": "s",
+    "l1 gradient": "v",
+    "l1 gradient, cut": "^",
+    "l1 decoupled": "D",
+    "l1": "o",
+    "elastic net": "X",
+    "l2, pruned": "P",
 }
 
 SETTINGS: Any = {

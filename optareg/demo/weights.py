@@ -1,4 +1,4 @@
-"""Picture: histograms of the weights that each of the six methods ends with."""
+"""Picture: histograms of the weights that each of the methods ends with."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from optareg.demo.style import COLORS, INK, new_figure, styled
+from optareg import plot
+from optareg.demo.style import COLORS, new_figure, styled
 from optareg.demo.train import Result, flat_kernels
 
 __all__ = ["draw_weights"]
@@ -19,40 +20,23 @@ BINS = np.linspace(-LIMIT, LIMIT, 101).tolist()
 def draw_weights(results: Sequence[Result]) -> Figure:
     """A panel for each method, on the same scales, of the kernels of the first seed.
 
-    The histogram is of the weights that are not zero; exact zeros have a bar of their
-    own, drawn black.
+    Methods without a colour, those of the constant rate, are left out.
     """
-    title = "Only proximal steps make weights exactly zero"
+    shown = [result for result in results if result.method.name in COLORS]
+    title = "Proximal steps make weights exactly zero; so does a cut afterwards"
     figure, panels = new_figure(
-        13.5, 7.6, title, rows=2, columns=3, sharex=True, sharey=True
+        15, 7.6, title, rows=2, columns=-(-len(shown) // 2), sharex=True, sharey=True
     )
-    for axes, result in zip(panels, results, strict=True):
-        name = result.method.name
+    for axes, result in zip(panels, shown, strict=False):
         weights = np.asarray(flat_kernels(jax.tree.map(lambda x: x[0], result.params)))
-        zeros = int(np.sum(weights == 0))
-        others = np.clip(weights[weights != 0], -LIMIT, LIMIT)
-        axes.hist(others, BINS, color=COLORS[name], histtype="stepfilled", log=True)
-        if zeros:
-            axes.vlines(0, 0.5, zeros, color=INK, lw=3)
-            axes.plot(0, zeros, "o", color=INK, ms=7)
-        axes.annotate(
-            f"{zeros / weights.size:.1%}".replace("%", " %") + "\nexactly zero",
-            (0.97, 0.97),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            color=INK,
-            fontsize=13,
-            fontweight="bold" if zeros else "normal",
-        )
+        plot.weights(np.clip(weights, -LIMIT, LIMIT), bins=BINS, ax=axes)
+        zeros = axes.get_title(loc="left")
         axes.set_title(
-            f"{name}: weights {result.method.weights}",
-            color=COLORS[name],
-            fontweight="bold",
+            f"{result.method.name}: {result.method.weights}\n{zeros}", fontsize=11
         )
-        axes.set(xlim=(-LIMIT, LIMIT), ylim=(0.7, 6e4))
-    for axes in panels[3:]:
-        axes.set_xlabel("kernel weight (outermost bars: and beyond)")
-    for axes in panels[::3]:
-        axes.set_ylabel("number of weights (log scale)")
+        axes.set(xlim=(-LIMIT, LIMIT), ylim=(0.7, 6e4), xlabel="", ylabel="")
+    for axes in panels[len(shown) :]:
+        axes.remove()
+    figure.supxlabel("kernel weight (outermost bars: and beyond)")
+    figure.supylabel("number of weights (log scale)")
     return figure
