@@ -83,6 +83,6 @@ class Composite(NamedTuple):
         parts = zip(chosen, self.penalties, w, strict=True)
         penalties = (p if c is None else p.take(c.rows, c.axis, x) for c, p, x in parts)
         pairs = zip(chosen, self.units, strict=False)  # If there are units.
-        units = (u if c is None or u.ndim == 0 else c.take(u) for c, u in pairs)
+        units = (u if c is None or u.ndim == 0 else c.take(u, 1) for c, u in pairs)
         heads = self.loss.take(chosen)
         return Composite(heads, tuple(penalties), tuple(units), tuple(chosen))

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
+from optareg.penalties._numbers import rows_of
+
 __all__ = ["Chosen", "Heads", "Rows", "evaluate"]
 
 Array = jax.Array
@@ -87,25 +89,28 @@ class Chosen(NamedTuple):
     """Some rows of a leaf, of which the first ones are worked on: how many may change.
 
     Attributes:
-      rows: their numbers.
+      rows: their numbers. One past the last is of a row that is not there, of zeros.
       axis: the axis that they are counted along.
       sizes: how many of the first ones it may be, rising; the last is all of them.
       which: the place of the size that it is.
+      filled: whether some may not be there.
     """
 
     rows: Array
     axis: int
     sizes: tuple[int, ...]
     which: Array
+    filled: bool
 
-    def take(self, x: Array) -> Array:
-        """These rows of x."""
-        return jnp.take(x, self.rows, axis=self.axis, mode="clip")
+    def take(self, x: Array, other: float = 0) -> Array:
+        """These rows of x; `other` where a row is not there."""
+        return rows_of(x, self.rows, self.axis, other)
 
     def put(self, x: Array, values: Array) -> Array:
         """Zeros but in these rows of an array shaped as x."""
         at = (slice(None),) * self.axis + (self.rows,)
-        return jnp.zeros_like(x).at[at].set(values, unique_indices=True)
+        unique = not self.filled
+        return jnp.zeros_like(x).at[at].set(values, mode="drop", unique_indices=unique)
 
     def worked_on(self, like: Array) -> Array:
         """Where an array of these rows, of the shape of `like`, may change."""
@@ -133,9 +138,9 @@ class Cut(NamedTuple):
         """The head of these rows."""
 
         def gather(size: int, rows: Array) -> Array:
-            # Without `mode`, places out of bounds would cost one more copy.
-            axis = head.matrix_axis
-            return jnp.take(head.matrix, rows[:size], axis=axis, mode="clip")
+            mode = "fill" if chosen.filled else "clip"  # The first is slower.
+            some, axis = rows[:size], head.matrix_axis
+            return jnp.take(head.matrix, some, axis, mode=mode, fill_value=0)
 
         def only(i: int, rows: Array) -> tuple[Array, ...]:
             """The matrix of one size; zeros are written sooner than others are read."""

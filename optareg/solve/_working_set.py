@@ -131,7 +131,12 @@ def solve(
 
 def sizes_of(problem: Composite, w: Leaves) -> list[Sizes]:
     """The sizes of working sets, by programs that share them; at last all rows."""
-    rows = [blocks.size for blocks in blocks_of(problem, w) if blocks is not None]
+    leaves = zip(blocks_of(problem, w), problem.loss.axes, w, strict=True)
+    rows = [
+        x.shape[axis]
+        for blocks, axis, x in leaves
+        if blocks is not None and axis is not None
+    ]
     # A set is copied, and gathering it takes as much again.
     entries = max((head.matrix.size for head in problem.loss.heads), default=0)
     share = 4 if entries > MANY_ENTRIES else 2
@@ -218,7 +223,8 @@ def choose(
         _, rows = jax.lax.top_k(score.astype(jnp.float32), numbers[-1])
         if each > 1:
             rows = jnp.asarray(blocks)[rows].ravel()
-        chosen.append(Chosen(rows, axis, tuple(n * each for n in numbers), which))
+        counts, filled = tuple(n * each for n in numbers), blocks.size > x.shape[axis]
+        chosen.append(Chosen(rows, axis, counts, which, filled))
     return chosen
 
 
@@ -237,7 +243,10 @@ def blocks_of(problem: Composite, w: Leaves) -> list[np.ndarray | None]:
 def in_blocks(x: Array, axis: int, blocks: np.ndarray) -> Array:
     """The largest entry in each block of rows."""
     of_rows = jnp.max(x, tuple(i for i in range(x.ndim) if i != axis))
-    return of_rows if blocks.shape[1] == 1 else jnp.max(of_rows[blocks], axis=1)
+    if blocks.shape[1] == 1:
+        return of_rows
+    of_blocks = jnp.take(of_rows, blocks, mode="fill", fill_value=0)
+    return jnp.max(of_blocks, axis=1)
 
 
 def most_rows(problem: Composite, w: Leaves) -> Array:
