@@ -658,6 +658,8 @@ def test_any_labels_are_groups(labels, w):
 
 # Working sets.
 
+UNEQUAL = np.repeat(np.arange(400), np.random.default_rng(4).integers(1, 8, 400))[:400]
+SHUFFLED = np.random.default_rng(5).permutation(UNEQUAL)
 BLOCKS = {
     "groups that follow one another": GroupLasso(1.0, groups=np.arange(400) // 4),
     "scattered groups": GroupLasso(
@@ -667,6 +669,13 @@ BLOCKS = {
         np.repeat(np.linspace(0.5, 2, 100), 4), groups=np.arange(400) // 4
     ),
     "sparse groups": SparseGroupLasso(0.5, 0.5, groups=np.arange(400) // 4),
+    "groups of 1 to 7": GroupLasso(1.0, groups=UNEQUAL),
+    "the same, scattered": GroupLasso(1.0, groups=SHUFFLED),
+    "the same, not scaled": GroupLasso(1.0, groups=SHUFFLED, size_scaled=False),
+    "a strength for each of these": GroupLasso(
+        np.linspace(0.5, 2, SHUFFLED.max() + 1)[SHUFFLED], groups=SHUFFLED
+    ),
+    "sparse groups of 1 to 7": SparseGroupLasso(0.5, 0.5, groups=SHUFFLED),
     "rows of a matrix": GroupLasso(1.0, axis=1),
     "sparse rows": SparseGroupLasso(0.5, 0.5, axis=-1),
 }

@@ -24,9 +24,10 @@ from optareg import (
     stationarity,
     strength_grid,
 )
-from optareg.solve._composite import Composite, Point
+from optareg.solve._composite import Composite
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._quadratic import reduced
+from optareg.solve._smooth import Point
 from optareg.solve._trail import Trail
 from optareg.solve._working_set import solve
 from problems import classification_data, regression_data, standardize
@@ -356,7 +357,7 @@ def test_a_lasso_goes_straight_on_where_its_support_stays():
 def trail_of(w_before, w):
     """Two solutions, at strengths whose sums are 4 and 3."""
     one, nothing = jnp.array(1.0), jnp.zeros_like(w)
-    first, second = (Point((x,), one, (nothing,)) for x in (w_before, w))
+    first, second = (Point((x,), (), one, (nothing,)) for x in (w_before, w))
     return Trail.at(first, 4 * one).add(second, 3 * one)
 
 
@@ -375,7 +376,7 @@ def test_a_hint_is_on_the_line_through_two_solutions():
 
 def test_one_solution_makes_no_line():
     w, one = jnp.array([1.0, -2.0]), jnp.array(1.0)
-    trail = Trail.at(Point((w,), one, (w,)), one)
+    trail = Trail.at(Point((w,), (), one, (w,)), one)
     np.testing.assert_array_equal(trail.further(0.5 * one)[0], w)
 
 

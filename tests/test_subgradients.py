@@ -498,20 +498,22 @@ def test_a_penalty_may_be_taken_apart_into_blocks_of_rows(case: Case):
         assert blocks is not None or not case.entrywise
         if blocks is None:
             continue
-        np.testing.assert_array_equal(np.sort(blocks, None), np.arange(w.shape[axis]))
+        there = np.sort(blocks[blocks < w.shape[axis]])
+        np.testing.assert_array_equal(there, np.arange(w.shape[axis]))
         rows = jnp.asarray(blocks[[-1, 0]] if len(blocks) > 2 else blocks[-1:]).ravel()
-        some, part = penalty.take(rows, axis, w), jnp.take(w, rows, axis=axis)
+        take = functools.partial(jnp.take, axis=axis, mode="fill", fill_value=0)
+        some, part = penalty.take(rows, axis, w), take(w, rows)
         found = some.leaf_prox(part, 0.7)
-        expected = jnp.take(penalty.leaf_prox(w, 0.7), rows, axis=axis)
+        expected = take(penalty.leaf_prox(w, 0.7), rows)
         np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15)
         if not np.any(case.center):
             at = (slice(None),) * axis + (rows,)
-            rest_zero = jnp.zeros_like(w).at[at].set(part)
+            rest_zero = jnp.zeros_like(w).at[at].set(part, mode="drop")
             whole = penalty.leaf_value(rest_zero)
             np.testing.assert_allclose(some.leaf_value(part), whole, rtol=1e-13)
 
 
-def test_groups_of_one_size_are_blocks_and_others_are_not():
+def test_groups_are_blocks_of_rows():
     """By labels in any order, or by axes; what crosses the rows is no block."""
 
     def blocks(shape, rows, **kwargs):
@@ -520,7 +522,14 @@ def test_groups_of_one_size_are_blocks_and_others_are_not():
         return None if found is None else found.tolist()
 
     assert blocks((4,), 0, groups=np.array([1, 0, 0, 1])) == [[1, 2], [0, 3]]
-    assert blocks((5,), 0, groups=np.array([0, 0, 1, 1, 1])) is None
+    # Filled up to the largest with a row that is not there, if few are much larger.
+    assert blocks((5,), 0, groups=np.array([1, 0, 1, 0, 1])) == [[1, 3, 5], [0, 2, 4]]
+    assert blocks((8,), 0, groups=np.array([0, 0, 0, 0, 0, 1, 2, 3])) == [
+        [0, 1, 2, 3, 4],
+        *([i, 8, 8, 8, 8] for i in (5, 6, 7)),
+    ]
+    assert blocks((9,), 0, groups=np.array([*[0] * 5, 1, 2, 3, 4])) is not None
+    assert blocks((12,), 0, groups=np.array([*[0] * 6, 1, 2, 3, 4, 5, 6])) is None
     assert blocks((3, 2), 0, axis=1) == blocks((3, 2), 0, axis=-1) == [[0], [1], [2]]
     assert blocks((3, 2), 1, axis=1) is None
     assert blocks((3, 2), 0) is None

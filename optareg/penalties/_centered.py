@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optareg._tree import Tree, epsilon, is_masked, path_name
 from optareg.penalties._base import ParamGroup, Penalty, data, register_penalty
 from optareg.penalties._combinators import check_is_penalty
+from optareg.penalties._numbers import rows_of
 from optareg.penalties._wrapped import Wrapped
 
 __all__ = ["centered"]
@@ -146,7 +147,7 @@ class Shifted(Wrapped):
         return self.penalty.leaf_residual(self._inside(w), g)
 
     def take(self, rows: Array, axis: int, like: Array) -> Self:
-        at = jnp.take(self.at, rows, axis=axis)
+        at = rows_of(self.at, rows, axis)
         return super().take(rows, axis, like).replace(at=at)
 
     def _from(self, w: Array) -> Array:

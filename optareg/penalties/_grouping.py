@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from optareg.penalties._choice import Choice, choose, plain_lists
 __all__ = ["Axes", "Grouped", "Labels"]
 
 Array = jax.Array
+
+# Blocks of groups are filled up to the largest, to at most so many times their rows.
+MOST_FILLED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +130,18 @@ class Labels:
         return np.bincount(self.labels.ravel(), minlength=self.count)
 
     def blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The same for groups of equal size in a vector."""
+        """The same for groups in a vector; None where few of them are much larger."""
         del axis
-        sizes = self.sizes(shape)
-        if len(shape) != 1 or np.any(sizes != sizes[:1]):
+        if len(shape) != 1 or not self.count:
             return None
-        return np.argsort(self.labels, kind="stable").reshape(self.count, -1)
+        sizes = self.sizes(shape)
+        if self.count * np.max(sizes) > MOST_FILLED * shape[0]:
+            return None
+        order = np.argsort(self.labels, kind="stable")
+        place = np.arange(shape[0]) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        blocks = np.full((self.count, np.max(sizes)), shape[0])
+        blocks[self.labels[order], place] = order
+        return blocks
 
     @classmethod
     def of(cls, labels: Any, where: str) -> "Labels":
@@ -168,6 +177,9 @@ class Grouped(Penalty):
       size_scaled: whether the weight of a group is √size.
     """
 
+    # The field with the strength on the norms of groups.
+    of_groups: ClassVar[str] = "strength"
+
     axis: int | tuple[int, ...] | None
     groups: Any
     size_scaled: bool
@@ -187,11 +199,18 @@ class Grouped(Penalty):
         return self.grouping.blocks(axis, shape)
 
     def take(self, rows: Array, axis: int, like: Array) -> Self:
-        taken = super().take(rows, axis, like)
         if isinstance(self.grouping, Axes):
-            return taken
-        size = like.size // self.grouping.count
-        return taken.replace(groups=Labels(np.arange(len(rows)) // size))
+            return super().take(rows, axis, like)
+        # The number of entries of a group is not known here, so its root is a part of
+        # the strength.
+        sizes = self.grouping.sizes(like.shape)
+        whole = self
+        if self.size_scaled and np.any(sizes != sizes[:1]):
+            weights = np.sqrt(sizes)[self.grouping.labels].astype(like.real.dtype)
+            strength = getattr(self, self.of_groups) * weights
+            whole = self.replace(**{self.of_groups: strength}, size_scaled=False)
+        labels = Labels(np.arange(len(rows)) // np.max(sizes, initial=1))
+        return super(Grouped, whole).take(rows, axis, like).replace(groups=labels)
 
     @property
     def grouping(self) -> Axes | Labels:

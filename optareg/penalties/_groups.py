@@ -1,6 +1,6 @@
 """Penalties on groups of entries: `GroupLasso` and `SparseGroupLasso`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +156,8 @@ class SparseGroupLasso(Grouped):
 
     Source: Simon, Friedman, Hastie & Tibshirani, A sparse-group lasso (2013).
     """
+
+    of_groups: ClassVar[str] = "group"
 
     l1: Any
     group: Any

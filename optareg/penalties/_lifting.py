@@ -12,6 +12,7 @@ import numpy as np
 
 from optareg._checks import check_number, is_number, is_traced
 from optareg._tree import Tree, is_masked, path_name, real, widen, widest
+from optareg.penalties._numbers import rows_of
 from optareg.penalties._param_group import ParamGroup, in_param_groups
 from optareg.penalties._register import strength_fields
 
@@ -25,12 +26,15 @@ PyTree = Any
 
 
 def take(penalty: Any, rows: Array, axis: int, like: Array) -> Any:
-    """A penalty with the strengths of some rows of its leaf, which is shaped `like`."""
+    """A penalty with the strengths of some rows of its leaf, which is shaped `like`.
+
+    A row that there is not has a strength of 0.
+    """
 
     def of(strength: Any) -> Any:
         if np.ndim(strength) == 0:
             return strength
-        return jnp.take(jnp.broadcast_to(strength, like.shape), rows, axis=axis)
+        return rows_of(jnp.broadcast_to(strength, like.shape), rows, axis)
 
     names = strength_fields(type(penalty))
     return penalty.replace(**{name: of(getattr(penalty, name)) for name in names})

@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["absolute", "along", "clip", "root", "square", "without_negative_zeros"]
+__all__ = [
+    "absolute",
+    "along",
+    "clip",
+    "root",
+    "rows_of",
+    "square",
+    "without_negative_zeros",
+]
 
 Array = jax.Array
 
@@ -64,3 +72,9 @@ def root(x: Array) -> Array:
     """√x, with a derivative of 0 at 0."""
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def rows_of(x: Array, rows: Array, axis: int, other: float = 0) -> Array:
+    """Some rows of x, counted along an axis; `other` where there is no such row."""
+    result: Array = jnp.take(x, rows, axis=axis, mode="fill", fill_value=other)
+    return result

@@ -9,9 +9,8 @@ import optax
 
 from optareg._stationarity import greatest, residuals, with_smooth
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Goal
-from optareg.solve._heads import evaluate
-from optareg.solve._objective import Objective
+from optareg.solve._composite import Composite, Goal
+from optareg.solve._heads import Heads, evaluate
 from optareg.solve._problem import Problem
 from optareg.solve._solution import Solution, near_enough
 from optareg.transforms._proximal import proximal
@@ -44,8 +43,8 @@ def by_optimizer(
     """`proximal(optimizer, penalty)` on the whole loss, to the goal."""
     consts, penalty = jax.lax.stop_gradient((problem.traced.consts, penalty))
     penalties = jax.lax.stop_gradient(problem.penalties)
-    norms = tuple(p.split()[1] for p in penalties)
-    scales = tuple(map(jnp.ones_like, goal.units))  # Residuals have none.
+    heads = Heads.of(problem.program(consts), problem.start)
+    conditions = Composite(heads, penalties, goal.units).unscaled(problem.start)
     wrapped = proximal(optimizer, penalty)
     params = problem.params(problem.start)
 
@@ -55,8 +54,7 @@ def by_optimizer(
     def distance(params: PyTree, grads: PyTree) -> Array:
         w, g = problem.leaves(params), problem.leaves(grads)
         w, g = zip(*map(with_smooth, penalties, w, g), strict=True)
-        here = Objective(loss, norms, scales, goal.units)
-        return greatest(here.residuals(w, g))
+        return greatest(conditions.residuals(w, g))
 
     def gradient(params: PyTree) -> PyTree:
         # Optax takes the gradient as JAX gives it, of complex leaves the conjugate.

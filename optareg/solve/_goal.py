@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Composite, Goal, Point
+from optareg.solve._composite import Composite, Goal
 from optareg.solve._leaves import Leaves, largest
 from optareg.solve._null_model import at_center
+from optareg.solve._smooth import Point
 
 __all__ = ["center_and_start", "default_goal", "rough_goal"]
 
@@ -47,7 +48,7 @@ def default_goal(
     of_strength = OF_STRENGTH_DOUBLE if double else OF_STRENGTH_SINGLE
     w, dtype = point.w, point.value.dtype
     tiny = epsilon(dtype)
-    curvature = problem.curvature(w)
+    curvature = problem.smooth.curvature(w)
     # What has no curvature is measured as what has most.
     most = largest(curvature, dtype)
     most = jnp.where(most > 0, most, 1)
@@ -98,7 +99,7 @@ def credible_size(problem: Composite, point: Point, roots: Leaves) -> Array:
         for c, x, r in zip(costs, g, roots, strict=True)
     )
     parts = jnp.asarray([0.0, *PARTS], value.dtype)
-    values = jax.vmap(problem.along(point.w, step))(parts)
+    values = jax.vmap(problem.smooth.along(point.w, step))(parts)
     falls = values[0] - values
     seen = jnp.max(jnp.where(jnp.isfinite(falls), falls, 0))
     # A fall that rounding hides says nothing.

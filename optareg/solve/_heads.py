@@ -6,6 +6,7 @@ find out for itself. A loss that is written otherwise has no heads and loses not
 but speed.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
-__all__ = ["Heads", "evaluate"]
+from optareg.penalties._numbers import rows_of
+
+__all__ = ["Chosen", "Heads", "Rows", "evaluate"]
 
 Array = jax.Array
 
@@ -57,12 +60,6 @@ class Head(NamedTuple):
         row = jnp.take(self.matrix, i, axis=self.matrix_axis)
         return row.reshape(like.shape).astype(like.dtype)
 
-    def take(self, rows: Array) -> Self:
-        """The head of some rows of the leaf."""
-        # Without `mode`, places out of bounds would cost one more copy.
-        some = jnp.take(self.matrix, rows, axis=self.matrix_axis, mode="clip")
-        return self._replace(matrix=some)
-
     def transpose_of_squares(self, z: Array, like: Array) -> Array:
         """`transpose`, of the matrix with the squared size of each entry.
 
@@ -88,6 +85,125 @@ class Head(NamedTuple):
         return self._replace(matrix=size.astype(self.matrix.dtype))
 
 
+class Chosen(NamedTuple):
+    """Some rows of a leaf, of which the first ones are worked on: how many may change.
+
+    Attributes:
+      rows: their numbers. One past the last is of a row that is not there, of zeros.
+      axis: the axis that they are counted along.
+      sizes: how many of the first ones it may be, rising; the last is all of them.
+      which: the place of the size that it is.
+      filled: whether some may not be there.
+    """
+
+    rows: Array
+    axis: int
+    sizes: tuple[int, ...]
+    which: Array
+    filled: bool
+
+    def take(self, x: Array, other: float = 0) -> Array:
+        """These rows of x; `other` where a row is not there."""
+        return rows_of(x, self.rows, self.axis, other)
+
+    def put(self, x: Array, values: Array) -> Array:
+        """Zeros but in these rows of an array shaped as x."""
+        at = (slice(None),) * self.axis + (self.rows,)
+        unique = not self.filled
+        return jnp.zeros_like(x).at[at].set(values, mode="drop", unique_indices=unique)
+
+    def worked_on(self, like: Array) -> Array:
+        """Where an array of these rows, of the shape of `like`, may change."""
+        number = jnp.array(self.sizes)[self.which]
+        place = jax.lax.broadcasted_iota(jnp.int32, like.shape, self.axis)
+        return place < number
+
+
+class Cut(NamedTuple):
+    """A head of some rows of its leaf, the others being zero.
+
+    A compiled program has fixed shapes. So there is a matrix for each number of rows
+    that it may be, of which one is used; what is not a product has the largest shape.
+
+    Attributes:
+      parts: the head of the first rows, for each size.
+      chosen: the rows.
+    """
+
+    parts: tuple[Head, ...]
+    chosen: Chosen
+
+    @classmethod
+    def of(cls, head: Head, chosen: Chosen) -> Self:
+        """The head of these rows."""
+
+        def gather(size: int, rows: Array) -> Array:
+            mode = "fill" if chosen.filled else "clip"  # The first is slower.
+            some, axis = rows[:size], head.matrix_axis
+            return jnp.take(head.matrix, some, axis, mode=mode, fill_value=0)
+
+        def only(i: int, rows: Array) -> tuple[Array, ...]:
+            """The matrix of one size; zeros are written sooner than others are read."""
+            shapes = [
+                jax.eval_shape(functools.partial(gather, size), rows)
+                for size in chosen.sizes
+            ]
+            nothing = [jnp.zeros(x.shape, x.dtype) for x in shapes]
+            return (*nothing[:i], gather(chosen.sizes[i], rows), *nothing[i + 1 :])
+
+        branches = [functools.partial(only, i) for i in range(len(chosen.sizes))]
+        matrices = one_of(chosen.which, branches, chosen.rows)
+        return cls(tuple(head._replace(matrix=x) for x in matrices), chosen)
+
+    @property
+    def leaf(self) -> int:
+        """The number of the leaf."""
+        return self.parts[0].leaf
+
+    def __call__(self, w: Array) -> Array:
+        """The product with `w`."""
+
+        def product(part: Head, size: int, w: Array) -> Array:
+            return part(self._first(w, size))
+
+        return self._of_part(product, w)
+
+    def transpose(self, z: Array, like: Array) -> Array:
+        """The transposed product, zero where there is nothing to work on."""
+
+        def product(part: Head, size: int, z: Array) -> Array:
+            return self._padded(part.transpose(z, self._first(like, size)), like)
+
+        return self._of_part(product, z)
+
+    def transpose_of_squares(self, z: Array, like: Array) -> Array:
+        """`transpose`, of the matrix with the squared size of each entry."""
+
+        def product(part: Head, size: int, z: Array) -> Array:
+            some = part.transpose_of_squares(z, self._first(like, size))
+            return self._padded(some, like)
+
+        return self._of_part(product, z)
+
+    def _of_part(self, f: Callable[[Head, int, Array], Array], x: Array) -> Array:
+        pairs = zip(self.parts, self.chosen.sizes, strict=True)
+        branches = [functools.partial(f, *pair) for pair in pairs]
+        result: Array = one_of(self.chosen.which, branches, x)
+        return result
+
+    def _first(self, w: Array, size: int) -> Array:
+        return jax.lax.slice_in_dim(w, 0, size, axis=self.chosen.axis)
+
+    def _padded(self, x: Array, like: Array) -> Array:
+        ends = [(0, b - a) for a, b in zip(x.shape, like.shape, strict=True)]
+        return jnp.pad(x, ends)
+
+
+def one_of(which: Array, branches: Sequence[Callable[..., Any]], x: Array) -> Any:
+    """branches[which](x)."""
+    return branches[0](x) if len(branches) == 1 else jax.lax.switch(which, branches, x)
+
+
 class Heads(NamedTuple):
     """A loss as `tail(products, leaves)`, where leaves with a head are not looked at.
 
@@ -97,7 +213,7 @@ class Heads(NamedTuple):
       axes: for each leaf the axis its heads sum over; None for a leaf without head.
     """
 
-    heads: tuple[Head, ...]
+    heads: tuple[Any, ...]  # Of `Head` or `Cut`.
     tail: Callable[[Sequence[Array], Sequence[Array]], Array]
     axes: tuple[int | None, ...]
 
@@ -168,21 +284,38 @@ class Heads(NamedTuple):
         """The loss and its gradient, as JAX gives it, where the products are known."""
         of_tail = jax.value_and_grad(self.tail, (0, 1))
         value, (of_products, total) = of_tail(list(products), list(leaves))
-        for head, z in zip(self.heads, of_products, strict=True):
-            total[head.leaf] = total[head.leaf] + head.transpose(z, leaves[head.leaf])
-        return value, list(total)
+        return value, self._collected(of_products, total)
 
-    def gradient(
+    def hessian(
         self, products: Sequence[Array], leaves: Sequence[Array]
-    ) -> list[Array]:
-        """The gradient alone."""
-        return self.value_and_gradient(products, leaves)[1]
+    ) -> Callable[[Sequence[Array]], list[Array]]:
+        """The derivative of that gradient."""
+        of_tail = jax.grad(self.tail, (0, 1))
+        _, bend = jax.linearize(of_tail, list(products), list(leaves))
 
-    def take(self, rows: Sequence[Array | None]) -> Self:
+        def apply(p: Sequence[Array]) -> list[Array]:
+            bent, total = bend(self.products(p), list(p))
+            return self._collected(bent, total)
+
+        return apply
+
+    def _collected(self, of_products: list[Array], total: list[Array]) -> list[Array]:
+        """The gradient from those in the products and in the leaves themselves."""
+        total = list(total)
+        for head, z in zip(self.heads, of_products, strict=True):
+            like = total[head.leaf]
+            total[head.leaf] = like + head.transpose(z, like)
+        return total
+
+    def take(self, rows: "Rows") -> Self:
         """The loss of some rows of the leaves with heads, the others being zero."""
         pairs = [(head, rows[head.leaf]) for head in self.heads]
-        taken = (head if r is None else head.take(r) for head, r in pairs)
+        taken = (head if r is None else Cut.of(head, r) for head, r in pairs)
         return self._replace(heads=tuple(taken))
+
+
+# For each leaf some of its rows; None for all.
+Rows = Sequence[Chosen | None]
 
 
 def contracted_axis(equation: Any, leaf: Any, dynamic: set[Any]) -> int | None:

@@ -52,20 +52,22 @@ def with_derivative(
         outcome = run(*primals)
         w = outcome.w
         here = problem(consts, penalties).objective(w)
-        y = here.nearest(w, here.gradient(w))
+        products = here.smooth.products(w)
+        y = here.nearest(w, here.smooth.gradient(products, w))
 
         def point(consts: Any, penalties: Any) -> Leaves:
             """The proximal gradient step from w."""
-            there = problem(consts, penalties).unscaled(w)
-            there = there._replace(scales=here.scales)
-            steps = zip(w, here.scales, there.gradient(w), strict=True)
+            composite = problem(consts, penalties)
+            g = composite.point(w).g
+            there = composite.unscaled(w)._replace(scales=here.scales)
+            steps = zip(w, here.scales, g, strict=True)
             z = tuple(x - c * g for x, c, g in steps)
             return tuple(a - b for a, b in zip(z, there.dual(z, 1.0), strict=True))
 
         _, moved = jax.jvp(point, (consts, penalties), tangents[:2])
         rows = zip(w, here.scales, y, strict=True)
         prox_slope = slope(here, tuple(x + c * d for x, c, d in rows), 1.0)
-        hessian = damped(here, w, 0.0)
+        hessian = damped(here, w, products, 0.0)
         matrix = linear_system(here, hessian, prox_slope, 1.0)
         accuracy = epsilon(outcome.stationarity.dtype) ** 0.75
 

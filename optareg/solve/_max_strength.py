@@ -79,7 +79,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
             null = task.derived(penalties, null, place.goal, held=True)
             w, solved = null.w, null.reaches(ENOUGH * place.goal.tol)
         composite = task.composite(penalties, w)
-        pairs = zip(composite.norms, composite.unscaled(w).gradient(w), strict=True)
+        pairs = zip(composite.norms, composite.point(w).g, strict=True)
         sizes = [norm.leaf_dual_norm(g) for norm, g in pairs if norm is not None]
         dtype = widest(*(size.dtype for size in sizes))
         result = jnp.max(jnp.stack([size.astype(dtype) for size in sizes]))

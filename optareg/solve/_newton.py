@@ -24,6 +24,7 @@ from optareg.solve._leaves import (
     times,
 )
 from optareg.solve._objective import Objective
+from optareg.solve._smooth import Point, Products
 
 __all__ = [
     "Progress",
@@ -56,6 +57,7 @@ class Progress(NamedTuple):
 
     Attributes:
       w: the parameters.
+      products: those of the loss's matrices with w.
       y: the subgradient of the norms at w.
       g: the gradient of the smooth part at w.
       value: the objective at w.
@@ -67,6 +69,7 @@ class Progress(NamedTuple):
     """
 
     w: Leaves
+    products: Products
     y: Leaves
     g: Leaves
     value: Array
@@ -79,14 +82,18 @@ class Progress(NamedTuple):
 
 def start(objective: Objective, w: Leaves) -> Progress:
     """The state at the parameters w."""
-    return start_at(objective, w, objective.value(w), objective.gradient(w))
+    smooth = objective.smooth
+    point = smooth.point(smooth.products(w), w)
+    return start_at(objective, point._replace(value=point.value + objective.penalty(w)))
 
 
-def start_at(objective: Objective, w: Leaves, value: Array, g: Leaves) -> Progress:
-    """The same, where the objective and the gradient are known."""
+def start_at(objective: Objective, point: Point) -> Progress:
+    """The same at a point of which the value is that of the whole objective."""
+    w, products, value, g = point
     one = jnp.ones_like(value)
     return Progress(
         w=w,
+        products=products,
         y=objective.nearest(w, g),
         g=g,
         value=value,
@@ -140,7 +147,7 @@ def direction(objective: Objective, state: Progress) -> Direction:
     w, tau, scales = state.w, state.tau, objective.scales
     z = add(w, scale(tau, times(scales, state.y)))
     prox_slope = slope(objective, z, tau)
-    hessian = damped(objective, w, state.damping)
+    hessian = damped(objective, w, state.products, state.damping)
     slack = add(state.g, state.y)
     b = scale(-1.0, prox_slope(slack))
     # The nearer to the solution, the more exactly.
@@ -158,12 +165,14 @@ class Candidates(NamedTuple):
 
     Attributes:
       w: the points.
+      products: those with them.
       y: the subgradients of the norms there.
       values: the objectives there; ∞ for NaN.
       taus: the sizes of proximal steps that led there.
     """
 
     w: Leaves
+    products: Products
     y: Leaves
     values: Array
     taus: Array
@@ -179,7 +188,7 @@ def candidates(objective: Objective, state: Progress, ahead: Direction) -> Candi
     sizes = tau * jnp.asarray(FACTORS, tau.dtype)
     taus = jnp.concatenate([jnp.full_like(lengths, tau), sizes])
 
-    def candidate(i: Array) -> tuple[Leaves, Leaves]:
+    def candidate(i: Array) -> tuple[Leaves, Products, Leaves, Array]:
         newtonian = i < len(LENGTHS)
         length, size = lengths[jnp.minimum(i, len(LENGTHS) - 1)], taus[i]
         point = tuple(
@@ -188,13 +197,13 @@ def candidates(objective: Objective, state: Progress, ahead: Direction) -> Candi
         )
         dual = objective.dual(point, size)
         y = tuple(d / (size * c) for d, c in zip(dual, scales, strict=True))
-        return objective.prox(point, size), y
+        new = objective.prox(point, size)
+        products = objective.smooth.products(new)
+        return new, products, y, objective.value(products, new)
 
-    points, duals = jax.vmap(candidate)(jnp.arange(len(taus)))
-    values = jax.vmap(objective.value)(points)
-    return Candidates(
-        points, duals, jnp.where(jnp.isnan(values), jnp.inf, values), taus
-    )
+    points, products, duals, values = jax.vmap(candidate)(jnp.arange(len(taus)))
+    values = jnp.where(jnp.isnan(values), jnp.inf, values)
+    return Candidates(points, products, duals, values, taus)
 
 
 def accept(
@@ -212,9 +221,11 @@ def accept(
     length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
     factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
 
-    w, y = jax.tree.map(lambda xs: xs[best], (found.w, found.y))
+    w, products, y = jax.tree.map(
+        lambda xs: xs[best], (found.w, found.products, found.y)
+    )
     value = values[best]
-    g = objective.gradient(w)
+    g = objective.smooth.gradient(products, w)
     # y is a subgradient too: where there is no formula for the nearest one, it has more
     # digits.
     slack = objective.in_units(add(g, y))
@@ -228,6 +239,7 @@ def accept(
     keep = good & (fell | (distance <= state.distance))
     new = Progress(
         w=w,
+        products=products,
         y=y,
         g=g,
         value=value,
@@ -257,10 +269,10 @@ def slope(
 
 
 def damped(
-    objective: Objective, w: Leaves, damping: Array | float
+    objective: Objective, w: Leaves, products: Products, damping: Array | float
 ) -> Callable[[Leaves], Leaves]:
     """The Hessian of the smooth part at w, plus `damping` / scales."""
-    _, product = jax.linearize(objective.gradient, w)
+    product = objective.smooth.hessian(products, w)
 
     def apply(p: Leaves) -> Leaves:
         return tuple(

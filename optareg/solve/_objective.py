@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
 from optareg.solve._leaves import Leaves, add, largest
+from optareg.solve._smooth import Products, Smooth
 
 __all__ = ["Objective"]
 
@@ -18,30 +19,28 @@ class Objective(NamedTuple):
     """What is minimised: smooth(w) + Σ norm(w) over the leaves w.
 
     Attributes:
-      smooth: from leaves to a scalar.
+      smooth: the smooth part.
       norms: the nonsmooth penalty of each leaf, or None.
       scales: for each leaf, one over the curvature: entrywise, or a scalar.
       units: for each leaf, what its residuals are measured in: likewise.
+      places: for each leaf, where it may change, being zero elsewhere; None for all.
     """
 
-    smooth: Callable[[Leaves], Array]
+    smooth: Smooth
     norms: tuple[Penalty | None, ...]
     scales: Leaves
     units: Leaves
+    places: tuple[Array | None, ...]
 
-    def value(self, w: Leaves) -> Array:
-        """The objective at w."""
-        value: Array = self.smooth(w) + self.penalty(w)
+    def value(self, products: Products, w: Leaves) -> Array:
+        """The objective at w, of which the products are known."""
+        value: Array = self.smooth.value(products, w) + self.penalty(w)
         return value
 
     def penalty(self, w: Leaves) -> Any:
         """The norms at w."""
         terms = (n.leaf_value(x) for n, x in zip(self.norms, w, strict=True) if n)
         return sum(terms, start=0)
-
-    def gradient(self, w: Leaves) -> Leaves:
-        """The direction of steepest ascent of the smooth part."""
-        return tuple(jnp.conj(g) for g in jax.grad(self.smooth)(w))
 
     def stationarity(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
         """How far w is from optimal, as users see it; g is the gradient there."""
@@ -55,7 +54,8 @@ class Objective(NamedTuple):
 
     def in_units(self, x: Leaves) -> Leaves:
         """The sizes of gradients in the units of each entry."""
-        return tuple(jnp.abs(y) / u for y, u in zip(x, self.units, strict=True))
+        sizes = tuple(jnp.abs(y) / u for y, u in zip(x, self.units, strict=True))
+        return self._in_places(sizes)
 
     def distance(self, w: Leaves, g: Leaves, dtype: Any) -> Array:
         """The largest residual."""
@@ -68,13 +68,19 @@ class Objective(NamedTuple):
     def prox(self, z: Leaves, tau: Array | float) -> Leaves:
         """The proximal operator, with steps τ · scale; exact at kinks."""
         rows = zip(self.norms, z, self.scales, strict=True)
-        return tuple(x if n is None else n.leaf_prox(x, tau * c) for n, x, c in rows)
+        new = (x if n is None else n.leaf_prox(x, tau * c) for n, x, c in rows)
+        return self._in_places(tuple(new))
 
     def dual(self, z: Leaves, tau: Array | float) -> Leaves:
         """What the proximal operator, with steps τ · scale, takes off from z."""
         return self._each(
             lambda n, x, c: n.leaf_conjugate_prox(x, tau * c), z, self.scales
         )
+
+    def _in_places(self, w: Leaves) -> Leaves:
+        """Zero where leaves are to stay zero."""
+        pairs = zip(w, self.places, strict=True)
+        return tuple(x if p is None else jnp.where(p, x, 0) for x, p in pairs)
 
     def _each(self, f: Callable[..., Array], *arguments: Leaves) -> Leaves:
         """Applies f to the norm and arguments of each leaf; 0 where there is none."""

@@ -67,7 +67,7 @@ def derivatives(loss: Heads, leaves: Sequence[Array]) -> tuple[Array, Array]:
     """The gradient and the Hessian of a loss, of all leaves in a row."""
 
     def gradient(products: list[Array], leaves: list[Array]) -> Array:
-        return ravel_pytree(loss.gradient(products, leaves))[0]
+        return ravel_pytree(loss.value_and_gradient(products, leaves)[1])[0]
 
     products = loss.products(leaves)
     slope, bend = jax.linearize(gradient, products, list(leaves))

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from optareg.penalties._base import Penalty
-from optareg.solve._composite import Composite, Goal, Point
+from optareg.solve._composite import Composite, Goal
 from optareg.solve._goal import center_and_start, default_goal, rough_goal
 from optareg.solve._heads import Heads
 from optareg.solve._implicit import with_derivative
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import start as state_at
 from optareg.solve._null_model import hold
+from optareg.solve._smooth import Point
 from optareg.solve._solution import Outcome
 from optareg.solve._working_set import outcome_of, solve
 

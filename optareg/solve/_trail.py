@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optareg.solve._composite import Point
 from optareg.solve._leaves import Leaves
+from optareg.solve._smooth import Point
 
 __all__ = ["Trail"]
 

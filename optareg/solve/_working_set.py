@@ -7,25 +7,31 @@ products (see `Heads`), or blocks are not known, all rows are worked on.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optareg._tree import epsilon
-from optareg.solve._composite import Chosen, Composite, Point, Rows
+from optareg.solve._composite import Composite
+from optareg.solve._heads import Chosen, Rows
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
+from optareg.solve._smooth import Point, Products
 from optareg.solve._solution import Outcome
 
 __all__ = ["outcome_of", "solve"]
 
 Array = jax.Array
+Sizes = tuple[int, ...]
 
 # Sizes of working sets: of a fixed shape each, as compiled programs want. The next one
 # is taken when a set is nearly full: the larger one costs as much more as it is larger.
-SMALLEST, GROWTH = 64, 3
+SMALLEST, GROWTH = 72, 2
+# So many of them share one program, in which all but the matrix is as large as the
+# largest needs: compiling goes by the number of programs.
+TOGETHER = 4
 FULL = 7 / 8
 # The largest set has half of the rows; a quarter, of matrices with more entries.
 MANY_ENTRIES = 2**22
@@ -42,6 +48,7 @@ class State(NamedTuple):
     """
 
     w: Leaves
+    products: Products
     hint: Leaves | None
     g: Leaves
     value: Array
@@ -49,6 +56,11 @@ class State(NamedTuple):
     damping: Array
     steps: Array
     idle: Array
+
+    @property
+    def point(self) -> Point:
+        """With the value of the whole objective."""
+        return Point(self.w, self.products, self.value, self.g)
 
 
 def outcome_of(problem: Composite, state: "State | Progress") -> Outcome:
@@ -78,14 +90,11 @@ def solve(
     end of the search, and the smooth part there.
     """
     w = first.w
-    known = [blocks for blocks in blocks_of(problem, w) if blocks is not None]
-    limits = [blocks.size for blocks in known]
-    # Each size is compiled anew, which takes twice as long for groups.
-    growth = GROWTH**2 if any(x.shape[1] > 1 for x in known) else GROWTH
     plain = problem.unscaled(w)
-    begun = start_at(plain, w, first.value + plain.penalty(w), first.g)
+    begun = start_at(plain, first._replace(value=first.value + plain.penalty(w)))
     state = State(
         w=w,
+        products=begun.products,
         hint=hint,
         g=begun.g,
         value=begun.value,
@@ -95,50 +104,70 @@ def solve(
         idle=begun.idle,
     )
 
-    def rounds(state: State, size: int | None) -> State:
+    def rounds(state: State, sizes: Sizes, which: Array) -> State:
         def going(state: State) -> Array:
             undone = ~(state.distance <= tol) & (state.steps < max_steps)
             gaining = undone & (state.idle < 2)
-            if size is None:
+            if not sizes:
                 return gaining
-            return gaining & (most_rows(problem, state.w) <= FULL * size)
+            full = FULL * jnp.array(sizes)[which]
+            return gaining & (most_rows(problem, state.w) <= full)
 
         def body(state: State) -> State:
-            return round_of(problem, state, size, tol, max_steps, report)
+            return round_of(problem, state, sizes, which, tol, max_steps, report)
 
         return jax.lax.while_loop(going, body, state)
 
+    for sizes in sizes_of(problem, w):
+
+        def one_size(state: State, which: Array, sizes: Sizes = sizes) -> Any:
+            return rounds(state, sizes, which), None
+
+        # The size is no part of the state, so that it is one for all within a `vmap`.
+        state, _ = jax.lax.scan(one_size, state, jnp.arange(max(1, len(sizes))))
+    end = state.point._replace(value=state.value - plain.penalty(state.w))
+    return outcome_of(problem, state), end
+
+
+def sizes_of(problem: Composite, w: Leaves) -> list[Sizes]:
+    """The sizes of working sets, by programs that share them; at last all rows."""
+    leaves = zip(blocks_of(problem, w), problem.loss.axes, w, strict=True)
+    rows = [
+        x.shape[axis]
+        for blocks, axis, x in leaves
+        if blocks is not None and axis is not None
+    ]
     # A set is copied, and gathering it takes as much again.
     entries = max((head.matrix.size for head in problem.loss.heads), default=0)
     share = 4 if entries > MANY_ENTRIES else 2
-    size = SMALLEST
-    while limits and share * size <= max(limits):
-        state = rounds(state, size)
-        size *= growth
-    state = rounds(state, None)
-    end = Point(state.w, state.value - plain.penalty(state.w), state.g)
-    return outcome_of(problem, state), end
+    sizes, size = [], SMALLEST
+    while rows and share * size <= max(rows):
+        sizes.append(size)
+        size *= GROWTH
+    programs = [tuple(sizes[i : i + TOGETHER]) for i in range(0, len(sizes), TOGETHER)]
+    return [*programs, ()]
 
 
 def round_of(
     problem: Composite,
     state: State,
-    size: int | None,
+    sizes: Sizes,
+    which: Array,
     tol: Array,
     max_steps: Array | int,
     report: Callable[..., None] | None,
 ) -> State:
-    """Chooses a working set, solves it, and checks all rows; without size, of all."""
+    """Chooses a working set, solves it, and checks all rows; without sizes, of all."""
     w = state.w
     chosen: Rows = [None] * len(w)
-    part, v, slopes, enough = problem, w, state.g, tol
-    if size is not None:
-        chosen = choose(problem, state, size)
+    part, here, enough = problem, state.point, tol
+    if sizes:
+        chosen = choose(problem, state, sizes, which)
         part = problem.take(chosen, w)
-        v, slopes = take(chosen, w), take(chosen, state.g)
+        here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
         enough = jnp.maximum(tol, INNER * state.distance)
-    objective = part.objective(v)
-    inner = start_at(objective, v, state.value, slopes)
+    objective = part.objective(here.w)
+    inner = start_at(objective, here)
     if state.hint is not None:
         other = start(objective, take(chosen, state.hint))
         less = other.value < inner.value
@@ -146,18 +175,19 @@ def round_of(
     inner = inner._replace(damping=state.damping, steps=state.steps)
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
-    if size is None:
+    if not sizes:
         w, g, value, distance = inner.w, inner.g, inner.value, inner.distance
     else:
         new = zip(chosen, w, inner.w, strict=True)
         w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
-        g = problem.gradient(chosen, inner.w, w)
+        g = problem.smooth.gradient(inner.products, w)
         value = inner.value
         distance = problem.unscaled(w).distance(w, g, value.dtype)
     noise = 8 * epsilon(value.dtype) * jnp.abs(value)
     gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
     return State(
         w=w,
+        products=inner.products,
         hint=None if state.hint is None else w,
         g=g,
         value=value,
@@ -174,24 +204,27 @@ def take(chosen: Rows, w: Leaves) -> Leaves:
     return tuple(x if c is None else c.take(x) for c, x in pairs)
 
 
-def choose(problem: Composite, state: State, size: int) -> Rows:
+def choose(
+    problem: Composite, state: State, sizes: Sizes, which: Array
+) -> list[Chosen | None]:
     """The blocks that are not zero, and of the others those with most to gain."""
     residuals = problem.unscaled(state.w).residuals(state.w, state.g)
-    chosen: Rows = []
+    chosen: list[Chosen | None] = []
     for axis, blocks, x, r in zip(
         problem.loss.axes, blocks_of(problem, state.w), state.w, residuals, strict=True
     ):
-        if axis is None or blocks is None or x.shape[axis] <= size:
+        if axis is None or blocks is None or x.shape[axis] <= sizes[-1]:
             chosen.append(None)
             continue
         score = jnp.where(in_blocks(x != 0, axis, blocks), jnp.inf, 0)
         score = jnp.maximum(score, in_blocks(r, axis, blocks))
-        most = max(1, size // blocks.shape[1])
-        _, best = jax.lax.top_k(score.astype(jnp.float32), most)
-        rows = jnp.sort(best)
-        if blocks.shape[1] > 1:
+        each = blocks.shape[1]
+        numbers = [max(1, size // each) for size in sizes]
+        _, rows = jax.lax.top_k(score.astype(jnp.float32), numbers[-1])
+        if each > 1:
             rows = jnp.asarray(blocks)[rows].ravel()
-        chosen.append(Chosen(rows, axis))
+        counts, filled = tuple(n * each for n in numbers), blocks.size > x.shape[axis]
+        chosen.append(Chosen(rows, axis, counts, which, filled))
     return chosen
 
 
@@ -210,7 +243,10 @@ def blocks_of(problem: Composite, w: Leaves) -> list[np.ndarray | None]:
 def in_blocks(x: Array, axis: int, blocks: np.ndarray) -> Array:
     """The largest entry in each block of rows."""
     of_rows = jnp.max(x, tuple(i for i in range(x.ndim) if i != axis))
-    return of_rows if blocks.shape[1] == 1 else jnp.max(of_rows[blocks], axis=1)
+    if blocks.shape[1] == 1:
+        return of_rows
+    of_blocks = jnp.take(of_rows, blocks, mode="fill", fill_value=0)
+    return jnp.max(of_blocks, axis=1)
 
 
 def most_rows(problem: Composite, w: Leaves) -> Array:
