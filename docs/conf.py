@@ -4,6 +4,8 @@ import pathlib
 import re
 import shutil
 
+from docutils import nodes
+
 import optareg
 
 HERE = pathlib.Path(__file__).parent
@@ -67,6 +69,36 @@ def plain_text(app, what, name, obj, options, lines):
             lines[i] = re.sub(r"(?<!\*)\*(?!\*)|\||(?<=\w)_(?=\W|$)", r"\\\g<0>", line)
 
 
+# Pages of others. There is no network when the site is built, so no inventories.
+OPTAX = "https://optax.readthedocs.io/en/latest/api/"
+JAX = "https://docs.jax.dev/en/latest/"
+ELSEWHERE = {
+    "optax.GradientTransformation": OPTAX + "transformations.html",
+    "optax.MaskedNode": OPTAX + "transformations.html",
+    "optax.adamw": OPTAX + "optimizers.html#optax.adamw",
+    "optax.apply_updates": OPTAX + "apply_updates.html#optax.apply_updates",
+    "optax.lbfgs": OPTAX + "optimizers.html#optax.lbfgs",
+    "optax.projections": OPTAX + "projections.html",
+    "optax.projections.projection_simplex": OPTAX + "projections.html",
+    "jax.random": JAX + "jax.random.html",
+}
+PAGES = {
+    "jax": JAX + "_autosummary/{}.html",
+    "optax": OPTAX + "generated/{}.html",
+}
+
+
+def elsewhere(app, env, node, contnode):
+    """Links names of JAX and of Optax to their own documentation."""
+    name = node.get("reftarget", "").removesuffix("()")
+    page = PAGES.get(name.partition(".")[0])
+    if page is None or "." not in name:
+        return None
+    address = ELSEWHERE.get(name, page.format(name))
+    return nodes.reference("", "", contnode, refuri=address, internal=False)
+
+
 def setup(app):
     """Registers what Sphinx calls."""
     app.connect("autodoc-process-docstring", plain_text, priority=400)
+    app.connect("missing-reference", elsewhere)
