@@ -653,6 +653,14 @@ TO_MOVE = [
 ]
 MOVED = {f"centered-{n}": shifted(BARE[n], AT) for n in TO_MOVE}
 CASES = {**BARE, **MOVED}
+# The first of each class of penalties, of real and of complex numbers: where all would
+# take long.
+OF_EACH_KIND = list(
+    {
+        (type(case.penalty), case.is_complex, case.finite_everywhere): name
+        for name, case in reversed(CASES.items())
+    }.values()
+)[::-1]
 
 
 # Points. Of a fixed shape, so that nothing is compiled anew; with the places where it
