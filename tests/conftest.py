@@ -34,8 +34,10 @@ MOSTLY_COMPILING = {
     "test_compact",
     "test_composition",
     "test_constraint",
+    "test_containers",
     "test_dtypes",
     "test_flax",
+    "test_faults",
     "test_freeze",
     "test_goal",
     "test_groups",
@@ -52,6 +54,7 @@ MOSTLY_COMPILING = {
     "test_solve_odd",
     "test_stationarity",
     "test_subgradients",
+    "test_surface",
 }
 
 

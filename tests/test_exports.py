@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from laws import CASES, OF_EACH_KIND, Case, times
+from laws import CASES, OF_EACH_KIND, Case
 from optareg import (
     L1,
     Penalty,
@@ -32,6 +32,7 @@ from optareg import (
     stationarity,
     target_sparsity,
 )
+from optareg.penalties._base import map_strengths
 from problems import regression_data
 
 # The programs are made in one go; each platform has its own lowering in them.
@@ -153,8 +154,7 @@ def in_strength(penalty: Penalty, start: Any) -> Any:
 
 
 def over_path(penalty: Penalty, start: Any) -> Any:
-    factors = jnp.geomspace(1.0, 0.1, 3, dtype=jnp.asarray(1.0).dtype)
-    many = jax.vmap(lambda c: times(penalty, c))(factors)
+    many = map_strengths(lambda x: np.multiply.outer([1.0, 0.3, 0.1], x), penalty)
     return path(loss_of(start), start, many)
 
 
@@ -206,6 +206,10 @@ def test_solving_is_made_for_gpu_and_tpu(f: Callable, name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_all_solving_is_made_for_gpu_and_tpu(name: str, f: Callable) -> None:
     case = CASES[name]
+    strengths: list[Any] = []
+    map_strengths(strengths.append, case.penalty)
+    if f is over_path and not strengths:
+        pytest.skip("a constraint has no strength")
     with jax.enable_x64(True):
         check_solving(f, case)
 
