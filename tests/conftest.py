@@ -50,6 +50,7 @@ MOSTLY_COMPILING = {
     "test_positive",
     "test_product",
     "test_promise",
+    "test_restarts",
     "test_schedules",
     "test_solve_odd",
     "test_stationarity",
