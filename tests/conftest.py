@@ -39,6 +39,7 @@ MOSTLY_COMPILING = {
     "test_flax",
     "test_faults",
     "test_freeze",
+    "test_fuzz",
     "test_goal",
     "test_groups",
     "test_joined",
