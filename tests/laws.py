@@ -36,6 +36,14 @@ from optareg._tree import Tree
 from optareg.penalties import Penalty, register_penalty
 from optareg.penalties._base import ParamGroup, in_param_groups, map_strengths
 
+# Its name before JAX 0.8.
+if not hasattr(jax, "enable_x64"):
+    import jax.experimental
+
+    enable_x64 = jax.experimental.enable_x64
+else:
+    enable_x64 = jax.enable_x64
+
 Value = Callable[[np.ndarray], np.ndarray]
 ROOT2, ROOT3, ROOT6 = np.sqrt([2, 3, 6])
 

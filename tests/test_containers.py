@@ -43,7 +43,7 @@ class Layer:
 
 
 def in_flax_struct(kernel: Any, bias: Any) -> Any:
-    from flax import struct
+    struct = pytest.importorskip("flax.struct")
 
     @struct.dataclass
     class Struct:
@@ -54,13 +54,13 @@ def in_flax_struct(kernel: Any, bias: Any) -> Any:
 
 
 def in_frozen_dict(kernel: Any, bias: Any) -> Any:
-    from flax.core import freeze
-
-    return freeze({"layer": {"kernel": kernel, "bias": bias}})
+    return pytest.importorskip("flax.core").freeze(
+        {"layer": {"kernel": kernel, "bias": bias}}
+    )
 
 
 def in_nnx(kernel: Any, bias: Any) -> Any:
-    from flax import nnx
+    nnx = pytest.importorskip("flax.nnx")
 
     model = nnx.Linear(5, 1, rngs=nnx.Rngs(0))
     state = nnx.state(model, nnx.Param)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from laws import CASES, OF_EACH_KIND, Case
+from laws import CASES, OF_EACH_KIND, Case, enable_x64
 from optareg import (
     L1,
     Penalty,
@@ -121,7 +121,7 @@ def test_a_step_is_made_for_gpu_and_tpu(name: str, way: str, optimizer: str) -> 
 def test_every_step_is_made_for_gpu_and_tpu(
     precision: str, way: str, optimizer: str
 ) -> None:
-    with jax.enable_x64(precision == "float64"):
+    with enable_x64(precision == "float64"):
         for case in CASES.values():
             check_step(case, way, optimizer)
 
@@ -210,7 +210,7 @@ def test_all_solving_is_made_for_gpu_and_tpu(name: str, f: Callable) -> None:
     map_strengths(strengths.append, case.penalty)
     if f is over_path and not strengths:
         pytest.skip("a constraint has no strength")
-    with jax.enable_x64(True):
+    with enable_x64(True):
         check_solving(f, case)
 
 

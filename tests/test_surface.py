@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from laws import CASES, OF_EACH_KIND, Case
+from laws import CASES, OF_EACH_KIND, Case, enable_x64
 from optareg import (
     L1,
     L2,
@@ -260,12 +260,12 @@ def test_nothing_is_promoted_and_no_tracer_leaks(job, x64):
 @functools.cache
 def plainly(job: str, wide: bool) -> Any:
     """Without a setting, and with the same optimizations as the others have."""
-    with jax.enable_x64(wide):
+    with enable_x64(wide):
         return jax.tree.map(np.asarray, JOBS[job]())
 
 
 def check(setting: str, job: str, wide: bool) -> None:
-    with jax.enable_x64(wide), SETTINGS[setting]():
+    with enable_x64(wide), SETTINGS[setting]():
         found = JOBS[job]()
     expected = plainly(job, wide)
     assert jax.tree.structure(found) == jax.tree.structure(expected)

@@ -119,12 +119,10 @@ class Limit(Penalty):
         return jnp.clip(w, -self.most, self.most)
 
 
-proximal(optax.sgd(0.1), Limit(0.5))
-
-
-# What must be refused: an ignore that is not needed is an error of its own.
-
-proximal(optax.sgd(0.1), 0.1)  # type: ignore[arg-type]
-proximal(optax.sgd(0.1), L1(0.1), 0.01)  # type: ignore[call-arg]
-L1(0.1).values({})  # type: ignore[attr-defined]
-GroupLasso(0.1, axes=0)  # type: ignore[call-arg]
+def refused() -> None:
+    """An ignore that is not needed is an error of its own."""
+    proximal(optax.sgd(0.1), Limit(0.5))  # This one is right.
+    proximal(optax.sgd(0.1), 0.1)  # type: ignore[arg-type]
+    proximal(optax.sgd(0.1), L1(0.1), 0.01)  # type: ignore[call-arg]
+    L1(0.1).values({})  # type: ignore[attr-defined]
+    GroupLasso(0.1, axes=0)  # type: ignore[call-arg]
