@@ -210,8 +210,9 @@ def works_without(params: Any, names: tuple[str, ...]) -> bool:
     try:
         first = state = optimizer.init(params)
         for step in range(2):
-            _, state = optimizer.update(gradients(params, step), state, params)
-        return alike(first, state)
+            updates, state = optimizer.update(gradients(params, step), state, params)
+            optax.apply_updates(params, updates)
+        return alike(first, state) and all_finite((updates, state))
     except (TypeError, ValueError, DeprecationWarning, AttributeError):
         return False
 
