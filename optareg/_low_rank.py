@@ -87,5 +87,5 @@ def low_rank(matrix: Any, *, tolerance: float | None = None) -> LowRank:
     sizes = np.asarray(values)
     rank = int(np.sum(sizes > tolerance * sizes.max(initial=0)))
     root = jnp.sqrt(values[:rank]).astype(wide.dtype)
-    left, right = u[:, :rank] * root, root[:, None] * vh[:rank]
+    left, right = u[:, :rank] * root[None], root[:, None] * vh[:rank]
     return LowRank(left.astype(w.dtype), right.astype(w.dtype))

@@ -34,9 +34,12 @@ MOSTLY_COMPILING = {
     "test_compact",
     "test_composition",
     "test_constraint",
+    "test_containers",
     "test_dtypes",
     "test_flax",
+    "test_faults",
     "test_freeze",
+    "test_fuzz",
     "test_goal",
     "test_groups",
     "test_joined",
@@ -48,10 +51,12 @@ MOSTLY_COMPILING = {
     "test_positive",
     "test_product",
     "test_promise",
+    "test_restarts",
     "test_schedules",
     "test_solve_odd",
     "test_stationarity",
     "test_subgradients",
+    "test_surface",
 }
 
 

@@ -36,6 +36,14 @@ from optareg._tree import Tree
 from optareg.penalties import Penalty, register_penalty
 from optareg.penalties._base import ParamGroup, in_param_groups, map_strengths
 
+# Its name before JAX 0.8.
+if not hasattr(jax, "enable_x64"):
+    import jax.experimental
+
+    enable_x64 = jax.experimental.enable_x64
+else:
+    enable_x64 = jax.enable_x64
+
 Value = Callable[[np.ndarray], np.ndarray]
 ROOT2, ROOT3, ROOT6 = np.sqrt([2, 3, 6])
 
@@ -653,6 +661,14 @@ TO_MOVE = [
 ]
 MOVED = {f"centered-{n}": shifted(BARE[n], AT) for n in TO_MOVE}
 CASES = {**BARE, **MOVED}
+# The first of each class of penalties, of real and of complex numbers: where all would
+# take long.
+OF_EACH_KIND = list(
+    {
+        (type(case.penalty), case.is_complex, case.finite_everywhere): name
+        for name, case in reversed(CASES.items())
+    }.values()
+)[::-1]
 
 
 # Points. Of a fixed shape, so that nothing is compiled anew; with the places where it

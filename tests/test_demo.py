@@ -71,14 +71,54 @@ def call(*arguments: str, code: str = "", **options) -> subprocess.CompletedProc
     )
 
 
+# Runs the demo, and leaves a list of the files that it opened to write.
+WATCHED = """
+import json, os, runpy, sys
+files, to_write = set(), os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[2] & to_write:
+        files.add(os.path.abspath(arguments[0]))
+
+sys.addaudithook(watch)
+log = sys.argv.pop(1)
+try:
+    runpy.run_module("optareg", run_name="__main__", alter_sys=True)
+finally:
+    found = sorted(files)
+    with open(log, "w") as file:
+        json.dump(found, file)
+"""
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """One quick run: the process, its folder, and the methods of its results.json."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
-    process = call("--quick", "--seed", "3", "--out", str(folder))
+    log = folder.parents[1] / "written.json"
+    arguments = str(log), "--quick", "--seed", "3", "--out", str(folder)
+    process = call(*arguments, code=WATCHED)
     assert process.returncode == 0, process.stderr
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return process, folder, results
+
+
+def test_nothing_is_written_outside_of_out(quick):
+    """As Python itself saw it; but for caches of bytecode and of fonts."""
+    _, folder, _ = quick
+    written = json.loads((folder.parents[1] / "written.json").read_text("utf-8"))
+    files = [Path(name) for name in written]
+    assert folder / "results.json" in files
+    cache = Path(matplotlib.get_cachedir())
+    elsewhere = [
+        file
+        for file in files
+        if folder not in (file, *file.parents)
+        and cache not in file.parents
+        and "__pycache__" not in file.parts
+        and file.parts[1] != "dev"
+    ]
+    assert elsewhere == []
 
 
 def test_results_have_the_methods_in_order(quick):

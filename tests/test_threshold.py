@@ -22,6 +22,7 @@ from optareg import (
     GroupLasso,
     Penalty,
     SparseGroupLasso,
+    centered,
     constraint,
     proximal,
     stationarity,
@@ -193,6 +194,42 @@ def test_one_bad_gradient_spoils_no_other_entry():
     assert np.isnan(w[0])
     assert np.all(np.isfinite(w[1:]))
     assert all(np.all(np.isfinite(x)) for x in state.statistics)
+
+
+HALVES = {
+    "L1": L1(0.1),
+    "positive": L1(0.1, positive=True),
+    "MCP": MCP(0.1, 3.0),
+    "SparseGroupLasso": SparseGroupLasso(0.05, 0.05, groups=np.repeat(np.arange(5), 2)),
+    "centered": centered(GroupLasso(0.05), jnp.linspace(-1, 1, 10)),
+}
+
+
+def test_the_threshold_in_half_precision_is_that_in_float32():
+    """Its state holds an unrounded weight where s follows from it, which is no s."""
+    optimizers = {k: proximal(optax.sgd(0.1), p) for k, p in HALVES.items()}
+    X, y = map(jnp.asarray, regression_data("diabetes"))
+
+    def gradient(w):
+        return (X.T @ (X @ w.astype(X.dtype) - y) / len(y)).astype(w.dtype)
+
+    def run(dtype):
+        def step(carry, _):
+            new = {}
+            for key, optimizer in optimizers.items():
+                w, state = carry[key]
+                updates, state = optimizer.update(gradient(w), state, w)
+                new[key] = optax.apply_updates(w, updates), state
+            return new, {key: state.statistics for key, (_, state) in new.items()}
+
+        w = jnp.linspace(-1, 1, 10).astype(dtype)
+        first = {key: (w, opt.init(w)) for key, opt in optimizers.items()}
+        return jax.jit(lambda x: jax.lax.scan(step, x, length=20)[1])(first)
+
+    half, wide = run(jnp.bfloat16), run(jnp.float32)
+    for key in HALVES:
+        for a, b in zip(half[key], wide[key], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0.1, err_msg=key)
 
 
 def test_a_warm_up_from_a_rate_of_zero_does_no_harm(x64):

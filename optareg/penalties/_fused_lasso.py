@@ -160,8 +160,8 @@ class Runs(NamedTuple):
         return (self.end - self.start + 1).astype(like.dtype)
 
     def longest(self) -> Array:
-        """The length of the longest run."""
-        return jnp.max(self.end - self.start) + 1
+        """The length of the longest run; 1 where there are no lines."""
+        return jnp.max(self.end - self.start, initial=0) + 1
 
     def total(self, x: Array) -> Array:
         """The sum of x over each entry's run, added up in pairs. It is linear in x."""

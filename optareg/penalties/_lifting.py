@@ -86,11 +86,11 @@ def resolve(penalty: "Penalty", tree: Tree) -> list[ParamGroup]:
     }
 
     def of_leaf(i: int, path: tuple[Any, ...], leaf: Array) -> "Penalty":
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not is_computed_with(leaf.dtype):
             raise TypeError(
                 f"the leaf at {path_name(path)} has dtype {leaf.dtype}, but {name} is "
-                "for floating or complex leaves. Cast it, or leave it out with "
-                "`masked`."
+                "for floating or complex leaves, of 16 bits at least. Cast it, or "
+                "leave it out with `masked`."
             )
         strengths = {
             field: leaf_strength(column[i], leaf, f"`{field}` of {name}", path)
@@ -103,6 +103,12 @@ def resolve(penalty: "Penalty", tree: Tree) -> list[ParamGroup]:
         for i, (path, leaf) in enumerate(zip(tree.paths, tree.leaves, strict=True))
         if not is_masked(leaf)
     ]
+
+
+def is_computed_with(dtype: Any) -> bool:
+    """Whether JAX's arithmetic promotes numbers of this dtype: none of 8 bits."""
+    floating = jnp.issubdtype(dtype, jnp.inexact)
+    return floating and jnp.finfo(dtype).bits >= 16  # type: ignore[no-untyped-call]
 
 
 def leaf_strength(strength: Any, leaf: Array, what: str, path: Any) -> Any:

@@ -221,7 +221,7 @@ def soft_threshold_jvp(
     # If just one of the two is kept, they differ: no gap is 0.
     gap, total = jnp.abs(a - b), a + b
     high = jnp.maximum(f[..., :, None], f[..., None, :])
-    even = jnp.where(both, 1, high / jnp.where(high > 0, gap, 1))
+    even = jnp.where(both, 1, high / jnp.where((high > 0) & ~both, gap, 1))
     odd = (f[..., :, None] + f[..., None, :]) / jnp.where(high > 0, total, 1)
 
     left, right = adjoint(u) @ dw, dw @ v

@@ -68,10 +68,11 @@ def choose_strength(strengths: Any, errors: Any) -> Choice:
         )
     mean = jnp.mean(errors, axis=0)
     spread = jnp.std(errors, axis=0, ddof=1) / jnp.sqrt(len(errors))
-    known = jnp.where(jnp.isnan(mean), jnp.inf, mean)
+    worst = jnp.finfo(mean.dtype).max  # type: ignore[no-untyped-call]
+    known = jnp.where(jnp.isnan(mean), worst, mean)
     best = jnp.argmin(known)
     # A fold without an error leaves no standard error.
     allowed = known[best] + jnp.nan_to_num(spread[best])
-    one_se = jnp.argmax(jnp.where(known <= allowed, grid, -jnp.inf))
+    one_se = jnp.argmax(jnp.where(known <= allowed, grid, -1))
     ends = (grid[best] == jnp.max(grid)) | (grid[best] == jnp.min(grid))
     return Choice(best.astype(jnp.int32), one_se.astype(jnp.int32), mean, spread, ends)

@@ -35,12 +35,13 @@ KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
 def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
     """The function of the arguments, compiled as a whole.
 
-    Within `jit`, `vmap` or a derivative the caller compiles; and a program that calls
-    back to Python, or runs on several devices, is compiled anew.
+    Within `jit`, `vmap` or a derivative the caller compiles, under `jax.disable_jit`
+    nobody; and a program that calls back to Python, or runs on several devices, is
+    compiled anew.
     """
     numbers, structure = jax.tree.flatten(arguments)
     program = jax.jit(lambda xs: f(*jax.tree.unflatten(structure, xs)))
-    if not all(map(is_plain, numbers)):
+    if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
     lowered = program.lower(numbers)
     text = lowered.as_text()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optareg._tree import widen
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.transforms._leaf import (
     Leaf,
@@ -36,11 +37,27 @@ def samples_before(leaf: Leaf, g: Array, h: Array) -> tuple[Any, ...]:
 
 
 def samples_after(leaf: Leaf, end: Array, new: Array, t: Array) -> tuple[Array, ...]:
-    """Samples of it after that, and its threshold."""
+    """Samples of it after that, and its threshold.
+
+    Weights in half precision are given as rounded.
+    """
     t = t if t.ndim == 0 else sample(jnp.broadcast_to(t, leaf.w.shape))
     if sampled_first(leaf):
         return sample(end), sample(new), t
+    end, new = read_after(leaf.group.penalty, end, new)
     return sample(end), sample(new), t, sample(at_kink(leaf, end))
+
+
+def read_after(penalty: Penalty, end: Array, new: Array) -> tuple[Array, Array]:
+    """The weights after the update with all their digits, and s there.
+
+    In half precision the state holds an unrounded weight where s follows from it.
+    """
+    if widen(end).dtype == end.dtype:
+        return end, new
+    s = read_subgradient(penalty, end, new)
+    (leaf,) = leaves_of([ParamGroup(penalty, (0,))], [end], [new], [s])
+    return leaf.start, s
 
 
 def seen_of(leaf: Leaf) -> Callable[[Any, Any], Array]:
@@ -58,7 +75,8 @@ def from_given(before: Any, after: Any) -> Array:
     if nobody had changed w since.
     """
     penalty, w, stored, g = before
-    end, new, t = after
+    end, new = read_after(penalty, *after[:2])
+    t = after[2]
     entrywise = rest_of(penalty).entrywise
     s = read_subgradient(penalty, w, stored) if entrywise else stored
     (leaf,) = leaves_of([ParamGroup(penalty, (0,))], [w], [stored], [s])

@@ -27,6 +27,7 @@ SAMPLE = 4096
 MANY, MOST = 16, 128
 # Squares overflow, or are 0, long before their roots do: so they are summed thrice.
 SMALLER, LARGER = 2.0**-64, 2.0**64
+LARGEST = float(np.finfo(np.float32).max)
 
 
 # Some leaves, and what was seen of them: for each the `sums` of h and of u. A third row
@@ -134,7 +135,7 @@ def sums(*arrays: Array) -> Array:
     """
     dtype = widest(*(widen(x).real.dtype for x in arrays))
     x = jnp.stack([jnp.abs(x).astype(dtype) for x in arrays])[:, None]
-    shape = (4,) + (1,) * arrays[0].ndim
+    shape = (1, 4) + (1,) * arrays[0].ndim
     scales = np.array([0, SMALLER, 1, LARGER], x.dtype).reshape(shape)
     ones = np.array([1, 0, 0, 0], x.dtype).reshape(shape)
     squares = jnp.where(jnp.isfinite(x), jnp.square(x * scales + ones), 0)
@@ -142,7 +143,8 @@ def sums(*arrays: Array) -> Array:
     axes = varying_axes(x)
     if axes:
         total = jax.lax.psum(total, axes)  # type: ignore[no-untyped-call]
-    return total.astype(jnp.float32)
+    # Finite, so that no one who looks for infinities (`jax_debug_infs`) finds these.
+    return jnp.minimum(total.astype(jnp.float32), LARGEST)
 
 
 def root_of_mean(total: Array) -> Array:
@@ -150,7 +152,7 @@ def root_of_mean(total: Array) -> Array:
     n = jnp.maximum(total[..., 0], 1)
     smaller, plain, larger = (jnp.sqrt(total[..., i] / n) for i in (1, 2, 3))
     least = float(jnp.finfo(jnp.float32).tiny) * 1e4  # type: ignore[no-untyped-call]
-    plain = jnp.where(jnp.isfinite(plain), plain, smaller / SMALLER)
+    plain = jnp.where(total[..., 2] < LARGEST, plain, smaller / SMALLER)
     return jnp.where(total[..., 2] > least, plain, larger / LARGER)
 
 

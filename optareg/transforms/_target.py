@@ -159,7 +159,7 @@ def target_sparsity(
         param_groups = tracked(
             resolve_at(penalty, state.count, tree, "target_sparsity")
         )
-        if tree.leaves and not param_groups:
+        if not param_groups and not all(map(is_masked, tree.leaves)):
             raise ValueError(
                 "`target_sparsity` needs a penalty that gives zeros to some leaf, "
                 f"got {penalty!r}."

@@ -163,10 +163,12 @@ class Automatic(NamedTuple):
 
         def after_of(i: int) -> Any:
             leaf = self.leaves[i]
-            move, end = leaf.group.join(moves), leaf.start
+            move = leaf.group.join(moves)
+            half = leaf.start.dtype != leaf.w.dtype
+            end = leaf.w if half else leaf.start
             if not is_masked(move):
                 # With w, as the caller adds it: the compiler then has this sum already.
-                end = end + widen(move)
+                end = (end + move).astype(end.dtype) if half else end + widen(move)
             return samples_after(
                 leaf, end, leaf.group.join(new), self.threshold(i, leaf)
             )
