@@ -22,7 +22,7 @@ extensions = [
     # Formulas without a network.
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["images/*"]
+exclude_patterns = ["images/*", "static/*"]
 
 # Notebooks have a folder of their own in the repository; pages must be in this one.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)  # Of an earlier build.
@@ -59,6 +59,8 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],
 }
+html_static_path = ["static"]
+html_css_files = ["code.css"]
 copybutton_exclude = ".linenos, .gp, .go"
 
 
@@ -91,10 +93,12 @@ PAGES = {
 def elsewhere(app, env, node, contnode):
     """Links names of JAX and of Optax to their own documentation."""
     name = node.get("reftarget", "").removesuffix("()")
-    page = PAGES.get(name.partition(".")[0])
-    if page is None or "." not in name:
+    if name.endswith("jaxlib._jax.Array"):  # Its place, not its public name.
+        name, contnode = "jax.Array", nodes.emphasis("", "jax.Array")
+    package = re.fullmatch(r"(jax|optax)(\.\w+)+", name)
+    if package is None:  # Code, not a name.
         return None
-    address = ELSEWHERE.get(name, page.format(name))
+    address = ELSEWHERE.get(name, PAGES[package[1]].format(name))
     return nodes.reference("", "", contnode, refuri=address, internal=False)
 
 
