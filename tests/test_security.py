@@ -16,7 +16,7 @@ FORBIDDEN_MODULES = {
     *("socket", "ssl", "http", "urllib", "urllib3", "requests", "ftplib", "smtplib"),
     *("asyncio", "xmlrpc", "telnetlib", "webbrowser", "aiohttp", "httpx"),
     *("subprocess", "multiprocessing", "ctypes", "pty", "code", "codeop", "runpy"),
-    *("joblib", "shutil"),
+    "joblib",
 }
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "input", "breakpoint"),
@@ -49,6 +49,8 @@ def offences(source: str, may_write: bool = False) -> list[str]:
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [node.module or ""]
+            if modules == ["shutil"]:  # By its full name only, to be seen below.
+                found += modules
         else:
             modules = []
         found += [m for m in modules if m.split(".")[0] in FORBIDDEN_MODULES]
@@ -60,8 +62,11 @@ def offences(source: str, may_write: bool = False) -> list[str]:
                 found.append(name)
             if any(keyword.arg == "allow_pickle" for keyword in node.keywords):
                 found.append("allow_pickle")
-        elif isinstance(node, ast.Attribute) and name_of(node) in FORBIDDEN_CALLS:
-            found.append(name_of(node))
+        elif isinstance(node, ast.Attribute):
+            name = name_of(node)
+            copies = name.startswith("shutil.") and name != "shutil.get_terminal_size"
+            if name in FORBIDDEN_CALLS or copies:
+                found.append(name)
     return found
 
 
@@ -82,6 +87,8 @@ def test_no_file_loads_objects_runs_text_reaches_out_or_writes(file):
         "open('x', 'w')",
         "import pathlib; pathlib.Path('x').write_text('')",
         "load(x, allow_pickle=True)",
+        "import shutil; shutil.rmtree('x')",
+        "from shutil import rmtree",
     ],
 )
 def test_an_offence_would_be_found(source):
