@@ -8,7 +8,7 @@ import sklearn.linear_model
 
 from optareg import L1, minimize
 from optareg.solve import _heads
-from optareg.solve._heads import Heads, evaluate
+from optareg.solve._heads import Chosen, Cut, Heads, evaluate
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -147,7 +147,7 @@ def test_value_and_gradient_are_those_of_the_loss(name):
     both = jax.jit(lambda x: [jax.value_and_grad(f)(x) for f in functions])
 
     def of_products(x):
-        return heads.gradient(heads.products(x), x)
+        return heads.value_and_gradient(heads.products(x), x)[1]
 
     (value, gradient), *others = both(at)
     others.append((heads(at), jax.jit(of_products)(at)))
@@ -157,20 +157,70 @@ def test_value_and_gradient_are_those_of_the_loss(name):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("name", [n for n, s in SPLITS.items() if s[3]])
-def test_the_loss_of_some_rows_is_that_with_zeros_elsewhere(name):
+def test_the_loss_of_some_rows_is_that_with_zeros_elsewhere(name, which):
+    """And its derivatives. One of the rows is not there, and the last ones rest."""
     loss, leaves, axes, _ = SPLITS[name]
     heads, at = split(loss, leaves), somewhere(leaves)
-    rows = jnp.array([0, 2])
-    taken = heads.take([None if axis is None else rows for axis in axes])
-    some, whole = list(at), list(at)
-    for i, axis in enumerate(axes):
-        if axis is not None:
-            some[i] = jnp.take(at[i], rows, axis=axis)
-            kept = np.isin(np.arange(at[i].shape[axis]), rows)
-            shape = [-1 if j == axis else 1 for j in range(at[i].ndim)]
-            whole[i] = at[i] * kept.reshape(shape)
-    np.testing.assert_allclose(taken(some), loss(*whole), rtol=1e-13)
+    number = (1, 3)[which]
+    chosen = [
+        None
+        if axis is None
+        else Chosen(
+            jnp.array([2, x.shape[axis], 0]), axis, (1, 3), jnp.array(which), True
+        )
+        for x, axis in zip(at, axes, strict=True)
+    ]
+
+    def of_some(x, rows):
+        return x if rows is None else rows.take(x) * rows.worked_on(rows.take(x))
+
+    def with_zeros(x, rows):
+        if rows is None:
+            return x
+        kept = np.isin(np.arange(x.shape[rows.axis]), rows.rows[:number])
+        return x * kept.reshape([-1 if i == rows.axis else 1 for i in range(x.ndim)])
+
+    towards = [jnp.flip(x) for x in at]
+    some, whole, step, whole_step = (
+        [f(x, rows) for x, rows in zip(xs, chosen, strict=True)]
+        for xs in (at, towards)
+        for f in (of_some, with_zeros)
+    )
+
+    def derivatives(heads, at, step):
+        products = heads.products(at)
+        value, slope = heads.value_and_gradient(products, at)
+        return value, slope, heads.hessian(products, at)(step)
+
+    @jax.jit
+    def of_those(which):
+        rows = [c if c is None else c._replace(which=which) for c in chosen]
+        return derivatives(heads.take(rows), some, step)
+
+    value, slope, bent = of_those(jnp.array(which))
+
+    def plain(*x):
+        return jnp.asarray(loss(*x), float)
+
+    gradient = jax.grad(plain, tuple(range(len(at))))
+    expected, expected_bent = jax.jvp(gradient, tuple(whole), tuple(whole_step))
+    np.testing.assert_allclose(value, plain(*whole), rtol=1e-13)
+    for found, right in ((slope, expected), (bent, expected_bent)):
+        for x, y, rows in zip(found, right, chosen, strict=True):
+            np.testing.assert_allclose(x, of_some(y, rows), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_squares_of_some_rows_are_those_of_numpy(which):
+    (head,) = split(lambda w: jnp.sum((X @ w) ** 2), [w]).heads
+    rows, sizes, z = np.array([3, 1, 4]), (1, 2, 3), np.arange(7.0)
+    chosen = Chosen(jnp.asarray(rows), 0, sizes, jnp.array(which), False)
+    found = Cut.of(head, chosen).transpose_of_squares(jnp.asarray(z), jnp.zeros(3))
+    expected = (X[:, rows] ** 2).T @ z
+    expected[sizes[which] :] = 0
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["matrix first", "leaf first", "two leaves", "twice"])
