@@ -2,12 +2,13 @@
 
     pip install -e ".[benchmark]" && python benchmarks/pruning
 
-`networks.py` has the networks and their data, `methods.py` the methods. All methods
-have the same number of gradient evaluations, and the same number of trainings to choose
-from: two learning rates × two values of a number of their own × six shares of zeros, or
-two learning rates × twelve strengths where a strength is swept. For each seed and share,
-of the trainings with at least that share of zeros, the one is chosen that is best on
-the validation data. Only that one meets the test data.
+`networks.py` has the networks and their data, `phases.py` how they are trained, and
+`methods.py` the methods. All methods have the same number of gradient evaluations, and
+the same number of trainings to choose from: two learning rates × two values of a number
+of their own × six shares of zeros, or two learning rates × twelve strengths where a
+strength is swept. For each seed and share, of the trainings with at least that share of
+zeros, the one is chosen that is best on the validation data. Only that one meets the
+test data.
 
 A seed is a start and an order of minibatches; the split of the data is one for all.
 All trainings of a method on a network are one compiled program. Prints Markdown, means
@@ -29,8 +30,9 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods import METHODS, MORE, Method, Setting, quality, share_of_zeros, trained
+from methods import METHODS, MORE
 from networks import Task, count, smaller, tasks
+from phases import Method, Setting, quality, share_of_zeros, trained
 from report import print_table, spread
 
 PyTree = Any
@@ -73,15 +75,13 @@ def run(task: Task, method: Method, seeds: int) -> Runs:
         sizes = {share: smaller(task, share) for share in SHARES}
         some = {s: [x for x in settings if x.share == s] for s in SHARES if sizes[s]}
         settings = [x for group in some.values() for x in group]
-        parts = [call(task, method, sizes[s], group, seeds) for s, group in some.items()]
+        parts = [
+            call(task, method, sizes[s], group, seeds) for s, group in some.items()
+        ]
     qualities, found, shares, params = (list(x) for x in zip(*parts, strict=True))
     place = [(i, j) for i, q in enumerate(qualities) for j in range(q.shape[1])]
-    return Runs(
-        settings,
-        *(np.concatenate(x, 1) for x in (qualities, found, shares)),
-        params=params,
-        place=place,
-    )
+    arrays = [np.concatenate(x, 1) for x in (qualities, found, shares)]
+    return Runs(settings, arrays[0], arrays[1], arrays[2], params, place)
 
 
 def call(
@@ -95,12 +95,14 @@ def call(
         share = 1 - (1 - share_of_zeros(p)) * size / full
         return quality(task, p, task.parts[1]), found, share, p
 
-    numbers = Setting(*(jnp.asarray(x, jnp.float32) for x in zip(*settings, strict=True)))
+    numbers = Setting(
+        *(jnp.asarray(x, jnp.float32) for x in zip(*settings, strict=True))
+    )
     over_settings = jax.vmap(one, in_axes=(None, 0))
     result = jax.jit(jax.vmap(over_settings, in_axes=(0, None)))(
         jnp.arange(seeds), numbers
     )
-    return tuple(np.asarray(x) for x in result[:3]) + (result[3],)
+    return (*(np.asarray(x) for x in result[:3]), result[3])
 
 
 def chosen(runs: Runs, share: float) -> list[int] | None:
@@ -170,9 +172,7 @@ def main() -> None:
         print_tables(name, task, {n: everything[n] for n in names}, options.seeds)
 
 
-def print_tables(
-    name: str, task: Task, methods: dict[str, Method], seeds: int
-) -> None:
+def print_tables(name: str, task: Task, methods: dict[str, Method], seeds: int) -> None:
     first, second, third = [], [], []
     for key, method in methods.items():
         begin = time.perf_counter()

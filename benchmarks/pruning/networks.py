@@ -66,7 +66,7 @@ def layer(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> PyTre
     return {"kernel": kernel, "bias": jnp.zeros(outputs)}
 
 
-def apply(p: PyTree, x: jax.Array) -> jax.Array:
+def apply(p: PyTree, x: jax.Array) -> Any:
     return x @ p["kernel"] + p["bias"]
 
 
@@ -87,7 +87,7 @@ def mlp_start(key: jax.Array, widths: Sequence[int]) -> PyTree:
     return chain(key, [(196, a), (a, b), (b, 10)])
 
 
-def mlp(p: PyTree, x: jax.Array) -> jax.Array:
+def mlp(p: PyTree, x: jax.Array) -> Any:
     x = jax.nn.relu(apply(p["hidden_0"], x))
     x = jax.nn.relu(apply(p["hidden_1"], x))
     return apply(p["last"], x)
@@ -98,7 +98,7 @@ def cnn_start(key: jax.Array, widths: Sequence[int]) -> PyTree:
     return chain(key, [(9, a), (9 * a, b), (9 * b, c), (c, 10)])
 
 
-def cnn(p: PyTree, x: jax.Array) -> jax.Array:
+def cnn(p: PyTree, x: jax.Array) -> Any:
     x = x.reshape(-1, 14, 14, 1)
     for name in ("hidden_0", "hidden_1"):
         x = pool(jax.nn.relu(apply(p[name], patches(x))))
@@ -138,7 +138,7 @@ def text_start(key: jax.Array, widths: Sequence[int]) -> PyTree:
     return p
 
 
-def text(p: PyTree, x: jax.Array) -> jax.Array:
+def text(p: PyTree, x: jax.Array) -> Any:
     def level(x: jax.Array) -> jax.Array:
         return jax.nn.standardize(x, axis=-1)
 
