@@ -48,6 +48,12 @@ def target_l1(task: Task, s: Setting, rate: Any, steps: int) -> Any:
     return target_sparsity(optax.adam(rate), penalty, s.share, lead=s.own)
 
 
+def target_milder(task: Task, s: Setting, rate: Any, steps: int) -> Any:
+    """Of `1 − share` the power `own`; the cut does the rest."""
+    share = 1 - (1 - s.share) ** s.own
+    return target_sparsity(optax.adam(rate), on_kernels(L1(1.0)), share, lead=30)
+
+
 def target_mcp(task: Task, s: Setting, rate: Any, steps: int) -> Any:
     penalty = on_kernels(MCP(1.0))
     return target_sparsity(optax.adam(rate), penalty, s.share, lead=s.own)
@@ -117,6 +123,16 @@ METHODS = {
 }
 # To find out why.
 MORE = {
+    "target-milder": Method(
+        "`target_sparsity`, L1, milder, tuned",
+        target_milder,
+        (0.5, 0.75),
+        cut=True,
+        tuned=True,
+    ),
+    "proximal-cut": Method(
+        "`proximal`, L1, cut, tuned", proximal_l1, STRENGTHS, cut=True, tuned=True
+    ),
     "target-ramp": Method(
         "`target_sparsity`, L1, share rises", target_ramp, (0.3, 0.6), cut=True
     ),

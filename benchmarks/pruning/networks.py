@@ -223,17 +223,19 @@ def count(task: Task, widths: Sequence[int]) -> int:
 
 
 def smaller(task: Task, share: float) -> tuple[int, ...] | None:
-    """Widths in proportion, of a dense network with at most 1 − `share` of the weights.
+    """Widths of a dense network with at most 1 − `share` of the weights, or None.
 
-    A transformer's first width is a multiple of 8, or 4 or less, for its heads. None if
-    no network is that small.
+    They are in proportion, but for 10 or 5 units at least before the last layer, where
+    that can be had: fewer cannot tell ten classes apart. A transformer's first width is
+    a multiple of 8, or less than 8, for its heads.
     """
-    best = None
     most = (1 - share) * count(task, task.widths)
-    for factor in np.linspace(0.004, 1, 500):
-        widths = tuple(max(round(factor * w), 1) for w in task.widths)
-        if not task.chain and widths[0] > 8:
-            widths = (widths[0] // 8 * 8, *widths[1:])
-        if count(task, widths) <= most:
-            best = widths
-    return best
+    for least in (10, 5, 1):
+        for factor in np.linspace(1, 0.004, 500):
+            widths = [max(round(factor * w), 1) for w in task.widths]
+            widths[-1] = max(widths[-1], least)
+            if not task.chain and widths[0] > 8:
+                widths[0] = widths[0] // 8 * 8
+            if count(task, widths) <= most:
+                return tuple(widths)
+    return None
