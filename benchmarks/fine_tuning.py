@@ -10,10 +10,11 @@ by Adam again, on few images of another task:
 - turned: it knows upright digits, and learns digits turned by 30 degrees. All layers
   are near the pretrained ones.
 
-Six ways: plain; the last layer alone; `centered(L1(λ), at=pretrained)`; plain and then
-cut back, that is only the largest changes are kept, as many as that L1 has; cut back
-and tuned, that is trained on with `freeze_zeros(at=pretrained)`, where each of the two
-trainings has half of the steps; and `centered(L2(λ), at=pretrained)`, which is L2-SP.
+Ways: plain; the last layer alone; `centered(L1(λ), at=pretrained)`; plain and then cut
+back, that is only the largest changes are kept, as many as that L1 has; this L1, or cut
+back, and tuned, that is trained on with `freeze_zeros(at=pretrained)`, where each of
+the two trainings has half of the steps; and `centered(L2(λ), at=pretrained)`, which is
+L2-SP.
 "Same" are weights and biases near the pretrained ones that equal them bit for bit; some
 pixels are never on, so plain fine-tuning has some too. "Stored" is what the others
 take: 4 bytes each, and the cheaper of one bit for each parameter and 4 bytes for each
@@ -98,6 +99,7 @@ NAMES = {
     "L1": "`centered(L1)`",
     "L2": "`centered(L2)`",
     "cut back": "plain, cut back",
+    "L1 tuned": "`centered(L1)`, tuned",
     "tuned": "plain, cut back, tuned",
 }
 TASKS = {"new classes": new_classes, "turned": turned}
@@ -203,6 +205,9 @@ def measure(
         count = round(size * result["L1", strength][0] / 100)
         back = cut_back(plain[near], before[near], count)
         note("cut back", strength, [*back, *plain[len(back) :]])
+    for strength in strengths["L1"]:
+        first = run("L1", strength, epochs=epochs // 2)
+        note("L1 tuned", strength, run("tuned", 0.0, first, epochs // 2))
     half = run("plain", 0.0, epochs=epochs // 2)
     for strength in strengths["L1"]:
         count = round(size * result["L1", strength][0] / 100)
