@@ -205,7 +205,7 @@ def tasks(name: str) -> Task:
         rates = 0.01, 0.03
         return Task(cnn_start, cnn, (8, 16, 64), True, mnist(), 32, 500, rates)
     rates = 0.003, 0.01
-    return Task(text_start, text, (32, 96), False, library(), 8, 500, rates, bits=True)
+    return Task(text_start, text, (32, 96), False, library(), 8, 400, rates, bits=True)
 
 
 # What is counted.
