@@ -10,11 +10,15 @@ by Adam again, on few images of another task:
 - turned: it knows upright digits, and learns digits turned by 30 degrees. All layers
   are near the pretrained ones.
 
-Five ways: plain; the last layer alone; `centered(L1(λ), at=pretrained)`; plain and then
-cut back, that is with the smallest changes undone, as many as that L1 has none; and
-`centered(L2(λ), at=pretrained)`, which is L2-SP. "Same" are weights and biases near the
-pretrained ones that equal them bit for bit; some pixels are never on, so plain
-fine-tuning has some too. Accuracies are of images that no training saw.
+Ways: plain; the last layer alone; `centered(L1(λ), at=pretrained)`; plain and then cut
+back, that is only the largest changes are kept, as many as that L1 has; this L1, or cut
+back, and tuned, that is trained on with `freeze_zeros(at=pretrained)`, where each of
+the two trainings has half of the steps; and `centered(L2(λ), at=pretrained)`, which is
+L2-SP.
+"Same" are weights and biases near the pretrained ones that equal them bit for bit; some
+pixels are never on, so plain fine-tuning has some too. "Stored" is what the others
+take: 4 bytes each, and the cheaper of one bit for each parameter and 4 bytes for each
+place. Accuracies are of images that no training saw.
 
 Means ± standard deviations over seeds; each has its own split, network and minibatches.
 Prints Markdown; progress goes to stderr.
@@ -42,7 +46,7 @@ from digits import (
 )
 from report import print_table, spread
 
-from optareg import L1, L2, centered, masked, proximal
+from optareg import L1, L2, centered, freeze_zeros, masked, proximal
 
 PyTree = Any
 
@@ -95,6 +99,8 @@ NAMES = {
     "L1": "`centered(L1)`",
     "L2": "`centered(L2)`",
     "cut back": "plain, cut back",
+    "L1 tuned": "`centered(L1)`, tuned",
+    "tuned": "plain, cut back, tuned",
 }
 TASKS = {"new classes": new_classes, "turned": turned}
 
@@ -121,6 +127,11 @@ def trained(
         penalty = centered(kind(strength), at=pretrained)
         near = [True] * (len(start) - 1) + [not new_head]
         optimizer = proximal(optimizer, masked(penalty, near))
+    elif way == "tuned":
+        at = list(pretrained)
+        if new_head:  # All of it moves.
+            at[-1] = jax.tree.map(lambda x: optax.MaskedNode(), at[-1])
+        optimizer = freeze_zeros(optimizer, at=at)
     return train(layers, optimizer, start, data, key, epochs, batch=BATCH)[0]
 
 
@@ -148,10 +159,16 @@ def cut_back(p: PyTree, pretrained: PyTree, count: int) -> PyTree:
     )
 
 
+def stored(share: float, size: int) -> float:
+    """Kilobytes of the changed parameters, where that share is the same, in percent."""
+    changed = size * (1 - share / 100)
+    return (4 * changed + min(size / 8, 4 * changed)) / 1000
+
+
 def measure(
     task: Task, strengths: dict[str, Sequence[float]], epochs: int, seed: int
-) -> dict[tuple[str, float], tuple[float, float, float]]:
-    """For each way and strength: the share kept, new accuracy, old accuracy."""
+) -> dict[tuple[str, float], tuple[float, float, float, float]]:
+    """For each way and strength: share kept, new and old accuracy, kilobytes stored."""
     keys = jax.random.split(jax.random.key(seed), 4)
     classes = 5 if task.new_head else 10
     start = dense(keys[0], (*WIDTHS, classes))
@@ -160,18 +177,22 @@ def measure(
     start = [*before[:-1], head]
     near = slice(-1) if task.new_head else slice(None)
     size = sum(x.size for x in jax.tree.leaves(before[near]))
-    result: dict[tuple[str, float], tuple[float, float, float]] = {}
+    result: dict[tuple[str, float], tuple[float, float, float, float]] = {}
 
-    def run(way: str, strength: float) -> PyTree:
+    def run(
+        way: str, strength: float, first: PyTree = start, epochs: int = epochs
+    ) -> PyTree:
         numbers = keys[3], [*before[:-1], head], jnp.float32(strength)
-        return trained(way, epochs, task.new_head, task.new[0], start, *numbers)
+        return trained(way, epochs, task.new_head, task.new[0], first, *numbers)
 
     def note(way: str, strength: float, p: PyTree) -> None:
         old = [*p[:-1], before[-1]] if task.new_head else p
+        share = same(p[near], before[near])
         result[way, strength] = (
-            same(p[near], before[near]),
+            share,
             float(right(p, task.new[1])),
             float(right(old, task.old[1])),
+            stored(share, size),
         )
 
     plain = run("plain", 0.0)
@@ -184,6 +205,15 @@ def measure(
         count = round(size * result["L1", strength][0] / 100)
         back = cut_back(plain[near], before[near], count)
         note("cut back", strength, [*back, *plain[len(back) :]])
+    for strength in strengths["L1"]:
+        first = run("L1", strength, epochs=epochs // 2)
+        note("L1 tuned", strength, run("tuned", 0.0, first, epochs // 2))
+    half = run("plain", 0.0, epochs=epochs // 2)
+    for strength in strengths["L1"]:
+        count = round(size * result["L1", strength][0] / 100)
+        back = cut_back(half[near], before[near], count)
+        first = [*back, *half[len(back) :]]
+        note("tuned", strength, run("tuned", 0.0, first, epochs // 2))
     for strength in strengths["L2"]:
         note("L2", strength, run("L2", strength))
     return result
@@ -217,7 +247,7 @@ def main() -> None:
         options.seeds, options.epochs = 1, 40
     print_table(
         f"Fine-tuning on {options.images} images",
-        ["task", "way", "λ", "same weights, %", "new task, %", "old task, %"],
+        ["task", "way", "λ", "same, %", "new task, %", "old task, %", "stored, kB"],
         rows(options),
     )
 
