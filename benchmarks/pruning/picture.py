@@ -44,6 +44,8 @@ def main() -> None:
     shares = ["50", "80", "90", "95", "98", "99"]
     for axis, (name, (what, methods)) in zip(axes, found.items(), strict=True):
         for method, (color, line) in STYLES.items():
+            if method not in methods:
+                continue
             cells = [c.partition(" ± ") for c in methods[method]]
             some = [(i, c) for i, c in enumerate(cells) if c[1]]
             axis.errorbar(
