@@ -100,7 +100,7 @@ class Training:
 
     def memory(self) -> tuple[float, float]:
         """Megabytes that stay, and that live during the step only."""
-        sizes = self.run.memory_analysis()
+        sizes: Any = self.run.memory_analysis()
         return sizes.argument_size_in_bytes / 1e6, sizes.temp_size_in_bytes / 1e6
 
 
@@ -156,12 +156,12 @@ def large_rows(devices: int) -> Iterator[list[str]]:
         step = jax.jit(step_of(optimizer), donate_argnums=(0, 1))
         run = step.lower(params, state, batch, batch).compile()
         seconds = time.perf_counter() - begin
-        sizes = run.memory_analysis()
+        sizes: Any = run.memory_analysis()
         yield [
             way,
             f"{sizes.argument_size_in_bytes / 1e6:,.1f} MB",
             f"{sizes.temp_size_in_bytes / 1e6:,.1f} MB",
-            *collectives(run.as_text()),
+            *collectives(str(run.as_text())),
             f"{seconds:.0f} s",
         ]
 
