@@ -3,6 +3,7 @@
 python benchmarks/pruning/picture.py
 """
 
+import itertools
 import re
 from pathlib import Path
 
@@ -26,12 +27,12 @@ STYLES = {
 
 def tables(text: str) -> dict[str, tuple[str, dict[str, list[str]]]]:
     """For each network what is measured, and the cells of each method."""
-    result = {}
+    result: dict[str, tuple[str, dict[str, list[str]]]] = {}
     for found in TITLE.finditer(text):
-        lines = text[found.end() :].strip().splitlines()
-        rows = [line.strip("| ").split(" | ") for line in lines[2:]]
-        end = next((i for i, line in enumerate(lines) if "|" not in line), len(lines))
-        methods = {row[0]: row[1:] for row in rows[: end - 2]}
+        lines = text[text.index("\n|", found.end()) + 1 :].splitlines()
+        table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+        rows = [line.strip("| ").split(" | ") for line in table]
+        methods = {row[0]: row[1:] for row in rows[2:]}
         result.setdefault(found[1], (found[2], methods))
     return result
 
