@@ -165,6 +165,15 @@ def test_what_is_never_zero_has_no_max_strength(penalty):
         max_strength(squares(X, y), jnp.zeros(10), penalty)
 
 
+def test_max_strength_needs_a_gradient():
+    def loss(w):
+        return jnp.sum(jnp.log(w) * w)
+
+    with pytest.raises(ValueError, match="it has NaN there"):
+        max_strength(loss, jnp.ones(2), L1(1.0))
+    assert np.isnan(jax.jit(lambda: max_strength(loss, jnp.ones(2), L1(1.0)))())
+
+
 def test_max_strength_needs_a_null_model(x64):
     def falling(params):  # Without a minimum over b.
         return params["b"] + jnp.sum((params["w"] - 1) ** 2)

@@ -47,8 +47,9 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     Raises:
       TypeError: as for `minimize`.
       ValueError: as for `minimize`; nothing is penalised; a leaf has a smooth penalty
-        alone, such as `L2`, which never gives zeros; or the loss has no minimum over
-        the parameters that are not penalised.
+        alone, such as `L2`, which never gives zeros; the loss has no minimum over the
+        parameters that are not penalised; or its gradient has NaN where the others
+        are zero.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, max_strength
@@ -92,6 +93,11 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         raise ValueError(
             "`max_strength` could not solve for the parameters that are not penalised: "
             "the loss has no minimum over them near `params`, or no finite derivative."
+        )
+    if not is_traced(result) and np.isnan(result):
+        raise ValueError(
+            "`max_strength` needs a gradient of the loss where all that is penalised "
+            "is zero; it has NaN there."
         )
     if not is_traced(result) and np.isposinf(result):
         raise ValueError(
