@@ -7,8 +7,9 @@ import pytest
 import sklearn.linear_model
 
 from optareg import L1, minimize
-from optareg.solve import _heads
-from optareg.solve._heads import Chosen, Cut, Heads, evaluate
+from optareg.solve import _products
+from optareg.solve._heads import Heads, evaluate
+from optareg.solve._products import Chosen, Cut
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -263,7 +264,7 @@ def test_transposes_and_squares_are_those_of_numpy(name, is_complex, monkeypatch
     size = np.abs(M) ** 2
     ones = np.ones_like(Z)
     for most in (2**20, M.size // 3, 1):  # At once, in blocks, or row by row.
-        monkeypatch.setattr(_heads, "MOST_ENTRIES", most)
+        monkeypatch.setattr(_products, "MOST_ENTRIES", most)
         found = head.transpose_of_squares(jnp.asarray(ones), like)
         np.testing.assert_allclose(found, transpose(size, ones), rtol=1e-12)
 

@@ -226,8 +226,7 @@ class Penalty(Registered):
     def leaf_blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """Rows along an axis that R couples with no others, shape (blocks, rows each).
 
-        A shorter block is filled up with rows past the last one, which are not there.
-        Fallback: each row alone if R is `entrywise`, else None, as if all were coupled.
+        Filled up with rows past the last. Fallback: each row if `entrywise`, else None.
         """
         return np.arange(shape[axis])[:, None] if self.entrywise else None
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg.penalties._base import Penalty, register_penalty, static
-from optareg.penalties._grouping import Grouped
+from optareg.penalties._grouped import Grouped
 from optareg.penalties._l1 import L1
 from optareg.penalties._norm import Norm, move_of_groups
 from optareg.penalties._numbers import root, square

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
 from optareg.solve._curvature import inverse
-from optareg.solve._heads import Chosen, Heads, Rows
+from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 from optareg.solve._objective import Objective
+from optareg.solve._products import Chosen, Rows
 from optareg.solve._smooth import Point, Smooth
 
 __all__ = ["Composite", "Goal"]

@@ -221,9 +221,8 @@ def accept(
     length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
     factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
 
-    w, products, y = jax.tree.map(
-        lambda xs: xs[best], (found.w, found.products, found.y)
-    )
+    chosen = found.w, found.products, found.y
+    w, products, y = jax.tree.map(lambda xs: xs[best], chosen)
     value = values[best]
     g = objective.smooth.gradient(products, w)
     # y is a subgradient too: where there is no formula for the nearest one, it has more

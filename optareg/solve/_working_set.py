@@ -15,9 +15,9 @@ import numpy as np
 
 from optareg._tree import epsilon
 from optareg.solve._composite import Composite
-from optareg.solve._heads import Chosen, Rows
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
+from optareg.solve._products import Chosen, Rows
 from optareg.solve._smooth import Point, Products
 from optareg.solve._solution import Outcome
 
