@@ -1,8 +1,21 @@
-"""How benchmarks print what they found."""
+"""What benchmarks share: which peers there are, and how tables are printed."""
 
+import importlib.metadata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+import optareg
+
+
+def installed(package: str) -> str | None:
+    """The version of `package`, if it is installed."""
+    if package == "optareg":
+        return optareg.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

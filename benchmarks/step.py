@@ -15,7 +15,6 @@ optimizer in the same turn. Prints Markdown; progress goes to stderr.
 """
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from report import print_table
+from report import installed, print_table
 
 import optareg
 
@@ -73,16 +72,6 @@ class Built(NamedTuple):
     bytes: float
     temporary: int
     compile_seconds: float
-
-
-def installed(package: str) -> str | None:
-    """The version of `package`, if it is installed."""
-    if package == "optareg":
-        return optareg.__version__
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def soft_threshold(params: PyTree) -> PyTree:

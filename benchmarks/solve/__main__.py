@@ -43,7 +43,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from judge import check_judge
 from measure import PATIENCE, Settings
-from solvers import SOLVERS, installed
+from report import installed
+from solvers import SOLVERS
 from tables import print_tables
 from workers import Worker
 

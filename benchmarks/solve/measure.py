@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from judge import relative_gap
-from solvers import SOLVERS, installed
+from report import installed
+from solvers import SOLVERS
 from task import Task
 from workers import Ready, Worker
 

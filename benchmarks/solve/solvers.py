@@ -1,14 +1,11 @@
 """The list of solvers: in which column each is shown, and what it solves."""
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jax_solvers import by_jaxopt, by_optareg
 from peers import by_adelie, by_celer, by_skglm, by_sklearn, by_sklearn_logistic
 from task import FAMILIES, Prepared, Task
-
-import optareg
 
 
 class Solver(NamedTuple):
@@ -51,13 +48,3 @@ SOLVERS = {
     "adelie": Solver("adelie", "adelie", by_adelie),
 }
 COLUMNS = list(dict.fromkeys(solver.column for solver in SOLVERS.values()))
-
-
-def installed(package: str) -> str | None:
-    """The version of `package`, if it is installed."""
-    if package == "optareg":
-        return optareg.__version__
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

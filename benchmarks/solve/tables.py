@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from measure import Result, Settings, measure
-from report import print_table
-from solvers import COLUMNS, SOLVERS, installed
+from report import installed, print_table
+from solvers import COLUMNS, SOLVERS
 from workers import Worker
 
 from problems import TITLES, Row

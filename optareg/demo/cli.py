@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import optareg
+from optareg._ctrl_c import INTERRUPTED
 
 __all__ = ["INTERRUPTED", "main"]
-
-INTERRUPTED = 130  # The exit status, as of `_ctrl_c`.
 
 EXTRA = ("flax", "matplotlib", "sklearn", "tqdm")
 

@@ -479,13 +479,7 @@ def cut(
     index = np.argmin(np.mean(tried["validation_loss"], axis=2), axis=0)
     each = np.arange(len(index))
     cuts = CUTS[index]
-    params = jax.tree.map(
-        lambda w, is_kernel: (
-            cut_below(w, cuts.reshape(-1, *[1] * (w.ndim - 1))) if is_kernel else w
-        ),
-        swept.params,
-        only_kernels(swept.params),
-    )
+    params = jax.vmap(cut_below)(swept.params, jnp.asarray(cuts))
     chosen = {name: x[index, each] for name, x in tried.items()}
     return swept._replace(params=params, **chosen), cuts, tried
 
@@ -509,11 +503,7 @@ def try_cuts(
         training: Digits,
         validation: Digits,
     ) -> dict[str, Array]:
-        params = jax.tree.map(
-            lambda w, is_kernel: cut_below(w, cut) if is_kernel else w,
-            params,
-            only_kernels(params),
-        )
+        params = cut_below(params, cut)
         both = score_both(params, training, validation, setting)
         return measures(params, penalty, both)
 
@@ -525,9 +515,13 @@ def try_cuts(
     return tried
 
 
-def cut_below(w: Array, cut: Array) -> Array:
-    """The weights, those below the cut set to zero."""
-    return jnp.where(jnp.abs(w) < cut, 0, w)
+def cut_below(params: PyTree, cut: Array) -> PyTree:
+    """The parameters, kernel weights below the cut set to zero."""
+    return jax.tree.map(
+        lambda w, is_kernel: jnp.where(jnp.abs(w) < cut, 0, w) if is_kernel else w,
+        params,
+        only_kernels(params),
+    )
 
 
 def flat_kernels(params: PyTree) -> Array:

@@ -167,20 +167,21 @@ class Cut(NamedTuple):
 
     def transpose(self, z: Array, like: Array) -> Array:
         """The transposed product, zero where there is nothing to work on."""
-
-        def product(part: Head, size: int, z: Array) -> Array:
-            return self._padded(part.transpose(z, self._first(like, size)), like)
-
-        return self._of_part(product, z)
+        return self._transposed(Head.transpose, z, like)
 
     def transpose_of_squares(self, z: Array, like: Array) -> Array:
         """`transpose`, of the matrix with the squared size of each entry."""
+        return self._transposed(Head.transpose_of_squares, z, like)
 
-        def product(part: Head, size: int, z: Array) -> Array:
-            some = part.transpose_of_squares(z, self._first(like, size))
-            return self._padded(some, like)
+    def _transposed(
+        self, product: Callable[[Head, Array, Array], Array], z: Array, like: Array
+    ) -> Array:
+        def of_part(part: Head, size: int, z: Array) -> Array:
+            some = product(part, z, self._first(like, size))
+            ends = [(0, b - a) for a, b in zip(some.shape, like.shape, strict=True)]
+            return jnp.pad(some, ends)
 
-        return self._of_part(product, z)
+        return self._of_part(of_part, z)
 
     def _of_part(self, f: Callable[[Head, int, Array], Array], x: Array) -> Array:
         pairs = zip(self.parts, self.chosen.sizes, strict=True)
@@ -190,10 +191,6 @@ class Cut(NamedTuple):
 
     def _first(self, w: Array, size: int) -> Array:
         return jax.lax.slice_in_dim(w, 0, size, axis=self.chosen.axis)
-
-    def _padded(self, x: Array, like: Array) -> Array:
-        ends = [(0, b - a) for a, b in zip(x.shape, like.shape, strict=True)]
-        return jnp.pad(x, ends)
 
 
 def one_of(which: Array, branches: Sequence[Callable[..., Any]], x: Array) -> Any:
