@@ -347,3 +347,26 @@ class TestPrograms:
         for size in (2, 3):
             minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(size), L1(1.0))
         assert len(_programs.KEPT) == 1
+
+    @pytest.mark.parametrize(
+        "loss, little",
+        [
+            (lambda w: jnp.sum(jnp.outer(jnp.ones(1000), w) ** 2), True),
+            (lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w) ** 2), False),
+            (
+                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 9)[0][0],
+                True,
+            ),
+            (
+                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 10**6)[0][
+                    0
+                ],
+                False,
+            ),
+            (lambda w: jax.lax.while_loop(lambda w: w[0] > 1, jnp.sqrt, w)[0], False),
+            (jax.jit(lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w))), False),
+        ],
+    )
+    def test_it_is_optimized_where_there_is_much_to_compute(self, loss, little):
+        options = _programs.options_for(jax.make_jaxpr(loss)(jnp.ones(3)))
+        assert (options.get("xla_backend_optimization_level") == 0) == little

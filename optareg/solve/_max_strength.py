@@ -86,7 +86,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         result = jnp.max(jnp.stack([size.astype(dtype) for size in sizes]))
         return jnp.where(solved, result, jnp.nan), solved
 
-    given = problem.traced.consts, problem.penalties, problem.start
+    given = problem.traced, problem.penalties, problem.start
     result: Array
     result, solved = one_program(solve, *given)
     if not is_traced(solved) and not solved:

@@ -114,7 +114,7 @@ def minimize(
             return here.rough_goal(penalties, w)
         return here.goal(penalties, w, free)
 
-    given = problem.traced.consts, problem.penalties, problem.start
+    given = problem.traced, problem.penalties, problem.start
     if optimizer is None:
         check_precision(tree)
         outcome, goal = one_program(solve, *given)
@@ -126,8 +126,7 @@ def minimize(
     if problem.half:
         return found
     # As it is, but with the derivative.
-    consts, penalties, _ = given
-    here = task(consts)
+    here, penalties = task(problem.traced.consts), problem.penalties
     outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
     end = here.derived(penalties, outcome, goal)
     return found._replace(params=problem.params(end.w))

@@ -148,9 +148,7 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol
 
-    outcomes, enough = one_program(
-        solved, problem.traced.consts, strengths, problem.start
-    )
+    outcomes, enough = one_program(solved, problem.traced, strengths, problem.start)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: problem.solution(outcome, enough))(outcomes)
 

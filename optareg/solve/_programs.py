@@ -7,10 +7,12 @@ nothing stale is ever served.
 
 import collections
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import ClosedJaxpr
 
 __all__ = ["clear_programs", "one_program"]
 
@@ -20,6 +22,10 @@ MOST, MOST_BYTES = 64, 16 * 2**20
 # XLA's CPU compiler has two ways to make its kernels. The older one takes half as long,
 # and its programs solve as fast (`python benchmarks/solve`); it may go one day.
 QUICKER = {"xla_cpu_use_fusion_emitters": False}
+# Without LLVM's optimizations it takes half of that again. Products of matrices are as
+# fast, all else takes two or three times as long; so only where a loss computes little,
+# so many numbers at most, and compiling would take longer than solving.
+QUICKEST, LITTLE = QUICKER | {"xla_backend_optimization_level": 0}, 2**18
 
 
 class Kept(NamedTuple):
@@ -32,27 +38,27 @@ class Kept(NamedTuple):
 KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
 
 
-def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
-    """The function of the arguments, compiled as a whole.
+def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> Any:
+    """The function of the loss's constants and the arguments, compiled as a whole.
 
     Within `jit`, `vmap` or a derivative the caller compiles, under `jax.disable_jit`
     nobody; and a program that calls back to Python, or runs on several devices, is
     compiled anew.
     """
-    numbers, structure = jax.tree.flatten(arguments)
+    numbers, structure = jax.tree.flatten((loss.consts, *arguments))
     program = jax.jit(lambda xs: f(*jax.tree.unflatten(structure, xs)))
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
     lowered = program.lower(numbers)
-    text = lowered.as_text()
+    text, options = lowered.as_text(), options_for(loss)
     if "callback" in text:  # It names a function of this call.
-        return compiled(lowered)(numbers)
+        return compiled(lowered, options)(numbers)
     about = jax.tree.structure(lowered.out_info), lowered.in_avals, jax.config.values
     digest = hashlib.sha256(f"{text}{about}".encode()).digest()
     if digest in KEPT:
         KEPT.move_to_end(digest)
     else:
-        KEPT[digest] = Kept(compiled(lowered), len(text))
+        KEPT[digest] = Kept(compiled(lowered, options), len(text))
         while len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES:
             if len(KEPT) == 1:
                 break
@@ -60,15 +66,43 @@ def one_program(f: Callable[..., Any], *arguments: Any) -> Any:
     return KEPT[digest].program(numbers)
 
 
-def compiled(lowered: Any) -> Any:
-    """The program; on a CPU by the quicker of two ways to compile."""
-    if default_device().platform == "cpu":
-        try:
-            return lowered.compile(compiler_options=QUICKER)
-        except RuntimeError as error:
-            if "No such compile option" not in str(error):
-                raise
+def compiled(lowered: Any, options: dict[str, Any]) -> Any:
+    """The program, with those of the compiler's options that it knows."""
+    try:
+        return lowered.compile(compiler_options=options)
+    except RuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
     return lowered.compile()
+
+
+def options_for(loss: ClosedJaxpr) -> dict[str, Any]:
+    """For the compiler of the default device."""
+    if default_device().platform != "cpu":
+        return {}
+    return QUICKEST if computed(loss.jaxpr) <= LITTLE else QUICKER
+
+
+def computed(jaxpr: Any) -> float:
+    """About how many numbers a function computes from how many; ∞ if it may loop on."""
+    total = float(sum(math.prod(v.aval.shape) for v in jaxpr.invars))
+    for equation in jaxpr.eqns:
+        trips = equation.params.get("length", 1)
+        parts = [computed(inner) for inner in inner_programs(equation)]
+        if equation.primitive.name == "while":
+            trips = math.inf
+        own = sum(math.prod(v.aval.shape) for v in equation.outvars)
+        total += max(trips * sum(parts), own)
+    return total
+
+
+def inner_programs(equation: Any) -> Iterator[Any]:
+    """The functions that an equation calls: branches, the body of a loop."""
+    for value in equation.params.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            jaxpr = getattr(one, "jaxpr", one)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
 
 
 def clear_programs() -> None:
