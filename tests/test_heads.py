@@ -8,6 +8,7 @@ import sklearn.linear_model
 
 from optareg import L1, minimize
 from optareg.solve import _products
+from optareg.solve._curvature import curvature
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._products import Chosen, Cut
 
@@ -225,6 +226,20 @@ def test_squares_of_some_rows_are_those_of_numpy(which):
     expected = (X[:, rows] ** 2).T @ z
     expected[sizes[which] :] = 0
     np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 33])
+def test_the_curvature_of_a_leaf_without_products_is_the_diagonal(size):
+    """Computed in batches, of which the last may hold less."""
+    bend = np.linspace(1, 2, size)
+
+    def loss(w, none):
+        return jnp.sum(bend * jnp.cosh(w)) + jnp.sum(w) ** 2 + jnp.sum(none)
+
+    leaves = [jnp.linspace(-1, 1, size), jnp.zeros(0)]
+    found, none = curvature(split(loss, leaves), [None, None], leaves)
+    np.testing.assert_allclose(found, bend * np.cosh(leaves[0]) + 2, rtol=1e-13)
+    assert none.shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["matrix first", "leaf first", "two leaves", "twice"])

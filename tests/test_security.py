@@ -2,6 +2,9 @@
 
 import ast
 import pathlib
+import re
+import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -25,11 +28,17 @@ FORBIDDEN_CALLS = {
 }
 # The demo writes into the folder given by `--out`: `test_demo` watches it do so.
 MAY_WRITE = {"demo"}
+# These need an extra: `demo` or `plot`.
+EXTRA = {"demo", "plot.py"}
 WRITES = {
     *("open", "write_text", "write_bytes", "mkdir", "touch", "unlink", "rename"),
     *("NamedTemporaryFile", "TemporaryFile", "mkstemp", "mkdtemp"),
     *("save", "savez", "savez_compressed", "savefig", "savetxt", "tofile", "dump"),
 }
+
+
+def is_extra(file: pathlib.Path) -> bool:
+    return file.relative_to(PACKAGE).parts[0] in EXTRA
 
 
 def name_of(node: ast.expr) -> str:
@@ -99,6 +108,35 @@ def test_the_package_has_files_and_no_programs_beside_them():
     assert len(FILES) > 30
     kinds = {f.suffix for f in PACKAGE.rglob("*") if f.is_file()}
     assert kinds <= {".py", ".pyc", ".typed", ".md", ""}
+
+
+def imported(file: pathlib.Path) -> set[str]:
+    """The packages of others that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"optareg"}
+
+
+def test_the_package_imports_what_it_depends_on_and_nothing_else():
+    packages = [imported(f) for f in FILES if not is_extra(f)]
+    assert set.union(*packages) == {"jax", "optax", "numpy"}
+
+
+def test_every_dependency_has_its_reason_and_licence():
+    root = PACKAGE.parent
+    if not (root / "CONTRIBUTING.md").exists():
+        pytest.skip("not in a clone")
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = project["dependencies"] + extras["demo"] + extras["plot"]
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## Dependencies")[1].split("\n## ")[0]
+    listed = set(re.findall(r"[\w-]+", "".join(re.findall(r"^\|.*", section, re.M))))
+    assert {re.split("[>=<]", name)[0] for name in needed} <= listed
 
 
 def test_the_wheel_has_the_package_and_nothing_else(tmp_path):

@@ -19,6 +19,8 @@ Array = jax.Array
 # Exact for leaves up to so many entries, estimated with probes beyond; for products,
 # exact but for what few probes leave where the tail couples them.
 EXACT, PROBES, HEAD_PROBES = 512, 16, 4
+# So many entries at a time.
+BATCH = 16
 
 
 def curvature(
@@ -94,8 +96,11 @@ def of_leaves(loss: Heads, w: Leaves) -> list[Array]:
             unit = unravel(jnp.zeros_like(flat).at[i].set(1))
             return ravel_pytree(bend(unit))[0][i].real
 
-        places = jnp.arange(flat.size)
-        diagonal = jax.lax.map(entry, places, batch_size=min(flat.size, 16))
+        # In batches of one size: `lax.map` of JAX 0.6 makes one more, of none.
+        rounds = -(-flat.size // BATCH)
+        each = -(-flat.size // max(rounds, 1))
+        places = jnp.arange(rounds * each).reshape(rounds, each)
+        diagonal = jax.lax.map(jax.vmap(entry), places).reshape(-1)[: flat.size]
     else:
 
         def probe(key: Array) -> Array:
