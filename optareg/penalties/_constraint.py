@@ -89,7 +89,8 @@ class Constraint(Penalty):
 
     def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
         name = f"the projection `{name_of(self.projection)}`"
-        result = jax.eval_shape(lambda w: self.projection(widen(w)), leaf)
+        bare = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)  # Sharded nowhere.
+        result = jax.eval_shape(lambda w: self.projection(widen(w)), bare)
         if not hasattr(result, "shape"):
             raise TypeError(
                 f"{name} must return an array, got {result!r} for the leaf at "
