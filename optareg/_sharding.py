@@ -6,13 +6,19 @@ run on automatic axes, where XLA chooses, and only their results have a given sh
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-__all__ = ["automatic", "explicit_sharding", "placed", "spec_like"]
+__all__ = [
+    "as_traced",
+    "automatic",
+    "explicit_sharding",
+    "has_explicit_axes",
+    "placed",
+]
 
 Array = jax.Array
 
@@ -76,3 +82,20 @@ def spec_like(
     sizes = zip(sharding.spec, shape, like.shape, strict=True)
     parts = [part if n == m else None for part, n, m in sizes]
     return PartitionSpec(*parts)  # type: ignore[no-untyped-call]
+
+
+def has_explicit_axes() -> bool:
+    """Whether types say here how arrays are sharded."""
+    mesh_here = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+    return bool(getattr(mesh_here, "explicit_axes", ()))
+
+
+def as_traced(f: Callable[..., Any], types: Sequence[Any]) -> Callable[..., Any]:
+    """`f` of arrays on automatic axes, where it was traced with these types."""
+    shardings = [getattr(x, "sharding", None) for x in types]
+    explicit = [bool(getattr(s.mesh, "explicit_axes", ())) for s in shardings if s]
+    if not any(explicit):
+        return f
+    specs = tuple(s.spec if s else PartitionSpec() for s in shardings)  # type: ignore[no-untyped-call]
+    result: Callable[..., Any] = jax.sharding.explicit_axes(f, in_sharding=specs)
+    return result
