@@ -156,6 +156,8 @@ def check_collectives(cell: Cell, found: dict[str, Any]) -> None:
         return  # Said in the documentation: such a leaf is put together.
     if penalty in ENTRYWISE and given:
         assert found["collectives"] == [], cell
+    if "scattered" in penalty and not is_there("Explicit"):
+        return  # The partitioner of older versions puts leaves together in loops.
     for kind, entries in found["collectives"]:
         assert kind == "all-reduce", (cell, found["collectives"])
         assert entries <= MOST_ENTRIES, (cell, found["collectives"])
