@@ -184,40 +184,54 @@ def specs_of(state: PyTree, specs: PyTree) -> PyTree:
     )
 
 
-def train(kind: str, layout: str, penalty: str, way: str) -> dict[str, Any]:
-    """Some steps on eight devices, beside one."""
-    optimizer, specs = TRAINING[way](PENALTIES[penalty]), LAYOUTS[layout]
+def step_of(penalty: str, way: str) -> tuple[Any, Any]:
+    """The optimizer, and a step of training with given gradients."""
+    optimizer = TRAINING[way](PENALTIES[penalty])
 
     def step(params: PyTree, state: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    def run(step: Any, init: Any, put: Any) -> tuple[PyTree, PyTree, Any]:
-        params = put(random_tree(0, 0.3))
-        state = init(params)
-        program = compiled(jax.jit(step).lower(params, state, params))
-        for seed in range(1, STEPS + 1):
-            params, state = program(params, state, put(random_tree(seed)))
-        return params, state, program
+    return optimizer, step
 
-    one, _, _ = run(step, optimizer.init, functools.partial(jax.tree.map, jnp.asarray))
+
+def run(optimizer: Any, step: Any, put: Any) -> tuple[PyTree, PyTree, str]:
+    """Parameters and state after some steps, and the text of the program."""
+    params = put(random_tree(0, 0.3))
+    state = optimizer.init(params)
+    program = compiled(jax.jit(step).lower(params, state, params))
+    for seed in range(1, STEPS + 1):
+        params, state = program(params, state, put(random_tree(seed)))
+    return params, state, program.as_text()
+
+
+@functools.cache
+def on_one_device(penalty: str, way: str) -> PyTree:
+    """The parameters after the same steps on one device."""
+    put = functools.partial(jax.tree.map, jnp.asarray)
+    return run(*step_of(penalty, way), put)[0]
+
+
+def train(kind: str, layout: str, penalty: str, way: str) -> dict[str, Any]:
+    """Some steps on eight devices, beside one."""
+    (optimizer, step), specs = step_of(penalty, way), LAYOUTS[layout]
+    one = on_one_device(penalty, way)
     with mesh_of(kind) as mesh:
-        inner = step
         if kind == "shard_map":
             state = jax.eval_shape(optimizer.init, random_tree(0))
             parts = specs, specs_of(state, specs), specs
-            inner = jax.shard_map(step, mesh=mesh, in_specs=parts, out_specs=parts[:2])
+            step = jax.shard_map(step, mesh=mesh, in_specs=parts, out_specs=parts[:2])
         put = functools.partial(place, mesh=mesh, specs=specs)
-        many, state, program = run(inner, optimizer.init, put)
+        many, state, program = run(optimizer, step, put)
     shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+    zeros = [
+        sum(int(np.sum(np.asarray(x) == 0)) for x in t.values()) for t in (one, many)
+    ]
     return {
         "sharded otherwise": sharded_otherwise((many, state), shardings),
         "difference": largest_difference(many, one),
-        "zeros": [
-            sum(int(np.sum(np.asarray(x) == 0)) for x in t.values())
-            for t in (one, many)
-        ],
-        "collectives": collectives(program.as_text()),
+        "zeros": zeros,
+        "collectives": collectives(program),
     }
 
 
