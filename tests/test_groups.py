@@ -161,6 +161,25 @@ def test_an_axis_is_the_same_as_its_labels():
         np.testing.assert_allclose(a.gradient(w), b.gradient(w), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 8, 12, 24])
+def test_labels_in_turn_are_groups_of_the_flat_leaf(size):
+    # Within an axis, of whole axes, across axes.
+    w = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    labels = np.arange(24).reshape(w.shape) // size
+    for make in (
+        lambda **k: GroupLasso(0.4, **k),
+        lambda **k: SparseGroupLasso(0.2, 0.4, **k),
+    ):
+        flat, rows = make(axis=1), w.reshape(-1, size)
+        penalty = make(groups=labels)
+        np.testing.assert_allclose(penalty.value(w), flat.value(rows), rtol=1e-6)
+        for mine, other in (
+            (penalty.prox(w, 1.0), flat.prox(rows, 1.0)),
+            (penalty.gradient(w), flat.gradient(rows)),
+        ):
+            np.testing.assert_allclose(mine, other.reshape(w.shape), atol=1e-6)
+
+
 def test_groups_of_one_are_single_weights():
     w = jnp.linspace(-1, 1, 9)
     alone = GroupLasso(0.4, groups=np.arange(9))

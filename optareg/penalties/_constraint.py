@@ -89,7 +89,11 @@ class Constraint(Penalty):
 
     def at_leaf(self, leaf: Array, path: tuple[Any, ...]) -> Self:
         name = f"the projection `{name_of(self.projection)}`"
-        result = jax.eval_shape(lambda w: self.projection(widen(w)), leaf)
+
+        def of_whole() -> Any:  # Not of the leaf, which may have explicit sharding.
+            return self.projection(widen(jnp.zeros(leaf.shape, leaf.dtype)))
+
+        result = jax.eval_shape(of_whole)
         if not hasattr(result, "shape"):
             raise TypeError(
                 f"{name} must return an array, got {result!r} for the leaf at "

@@ -91,21 +91,44 @@ class Labels:
     def sum(self, x: Array) -> Array:
         """The sum over each group."""
         if self.each:  # Without scattering, which is slow, to compile too.
-            return jnp.sum(x.reshape(self.count, self.each), axis=1)
-        return jax.ops.segment_sum(x.ravel(), self.labels.ravel(), self.count)
+            rows, inner = self._apart(x.shape)
+            return jnp.sum(x.reshape(rows), inner)
+        # Not of a flat array, for which shards of a matrix would be put together.
+        zeros = jnp.zeros(self.count, x.dtype)
+        return zeros.at[self._like(x)].add(x)
 
     def max(self, x: Array) -> Array:
         """The largest entry of each group."""
         if self.each:
-            return jnp.max(x.reshape(self.count, self.each), axis=1)
-        return jax.ops.segment_max(x.ravel(), self.labels.ravel(), self.count)
+            rows, inner = self._apart(x.shape)
+            return jnp.max(x.reshape(rows), inner)
+        least = jnp.full(self.count, -jnp.inf, x.dtype)
+        return least.at[self._like(x)].max(x)
 
     def spread(self, x: Array, like: Array) -> Array:
         """A number for each group, given to each of its entries."""
         if self.each:
-            each = jnp.broadcast_to(x[:, None], (self.count, self.each))
-            return each.reshape(like.shape)
-        return x[self.labels.reshape(like.shape)]
+            rows, inner = self._apart(like.shape)
+            each = jnp.expand_dims(x, inner)
+            return jnp.broadcast_to(each, rows).reshape(like.shape)
+        return x[self._like(like)]
+
+    def _like(self, x: Array) -> np.ndarray:
+        return self.labels.reshape(x.shape)
+
+    def _apart(self, shape: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+        """A shape in which groups of one size fill some axes, and these axes.
+
+        Only one axis is split, where that can be: so it may stay sharded.
+        """
+        inner = 1
+        for axis in range(len(shape) - 1, -1, -1):
+            many, rest = divmod(self.each, inner)
+            if not rest and shape[axis] % many == 0:
+                rows = [*shape[:axis], shape[axis] // many, many, *shape[axis + 1 :]]
+                return rows, tuple(range(axis + 1, len(rows)))
+            inner *= shape[axis]
+        return [self.count, self.each], (1,)
 
     def differs(self, x: np.ndarray) -> bool:
         """Whether the entries of some group are not all the same."""
@@ -115,7 +138,9 @@ class Labels:
 
     def sizes(self, shape: tuple[int, ...]) -> np.ndarray:
         """The number of entries of the groups."""
-        del shape
+        if self.each:  # As `sum` has them.
+            rows, inner = self._apart(shape)
+            return np.full(rows[: inner[0]], self.each)
         return np.bincount(self.labels.ravel(), minlength=self.count)
 
     def blocks(self, axis: int, shape: tuple[int, ...]) -> np.ndarray | None:

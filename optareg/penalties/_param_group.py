@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optareg._sharding import explicit_sharding, placed
 from optareg._tree import is_masked, widest
 
 if TYPE_CHECKING:
@@ -90,17 +91,6 @@ def from_rows(
     return jnp.moveaxis(leaf, range(len(axes)), axes)
 
 
-# With explicit sharding the type of an array says how it is sharded. JAX raises if an
-# operation would change that silently, as when arrays of other shardings are joined.
-
-
-def explicit_sharding(x: Any) -> NamedSharding | None:
-    """The sharding in the type of `x`; None if there is none."""
-    sharding = getattr(jax.typeof(x), "sharding", None)
-    spec = getattr(sharding, "spec", ())
-    return sharding if any(part is not None for part in spec) else None
-
-
 def sharding_of_units(
     leaves: Sequence[Array], axes: Sequence[tuple[int, ...]]
 ) -> NamedSharding | None:
@@ -123,14 +113,6 @@ def sharding_of_units(
         if names:
             break
     return found
-
-
-def placed(f: Callable[..., Array], sharding: NamedSharding | None) -> Any:
-    """`f` with a result of this sharding; within it XLA chooses the sharding."""
-    # Older versions of JAX have no explicit sharding.
-    if sharding is None or not hasattr(jax.sharding, "auto_axes"):
-        return f
-    return jax.sharding.auto_axes(f, out_sharding=sharding)
 
 
 def in_param_groups(

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, dataclass_transform
 import jax
 
 from optareg._checks import check_number
+from optareg._sharding import automatic
 from optareg._tree import is_masked
 
 __all__ = [
@@ -129,7 +130,19 @@ def register_penalty(cls: type[T]) -> type[T]:
 
 
 class Registered:
-    """The base of classes that must be decorated with `register_penalty`."""
+    """The base of classes that must be decorated with `register_penalty`.
+
+    Formulas for one leaf need not know of meshes: they run on automatic axes.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets the formulas of a subclass take arrays with explicit sharding."""
+        super().__init_subclass__(**kwargs)
+        if "is_contract" in vars(cls):  # The fallbacks can.
+            return
+        for name, method in list(vars(cls).items()):
+            if name.startswith("leaf_") and callable(method):
+                setattr(cls, name, automatic(method))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Raises if the decorator is forgotten, or an argument is not a field."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
+from optareg._sharding import as_traced
 from optareg.solve._products import Cut, Head, Rows
 
 __all__ = ["Heads", "evaluate"]
@@ -149,8 +150,16 @@ def variables(equation: Any) -> list[Any]:
 
 def evaluate(loss: ClosedJaxpr, arguments: Sequence[Array]) -> Array:
     """Evaluates a traced function of one result, writing out the calls in it."""
-    (result,) = run(loss.jaxpr, loss.consts, arguments)
-    return jnp.asarray(result)
+    jaxpr = loss.jaxpr
+    n = len(jaxpr.constvars)
+
+    def of_all(*values: Array) -> Array:
+        (result,) = run(jaxpr, values[:n], values[n:])
+        return jnp.asarray(result)
+
+    types = [v.aval for v in (*jaxpr.constvars, *jaxpr.invars)]
+    result: Array = as_traced(of_all, types)(*loss.consts, *arguments)
+    return result
 
 
 def run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -174,7 +183,8 @@ def bind(equation: Any, values: dict[Any, Any]) -> None:
     params = equation.primitive.get_bind_params(equation.params)
     # A pair before JAX 0.7: of functions to be called, and the rest.
     functions, params = params if isinstance(params, tuple) else ((), params)
-    outputs = equation.primitive.bind(*functions, *inputs, **params)
+    with equation.ctx.manager:  # As it was traced: a loss may have explicit axes.
+        outputs = equation.primitive.bind(*functions, *inputs, **params)
     if not equation.primitive.multiple_results:
         outputs = [outputs]
     values.update(zip(equation.outvars, outputs, strict=True))

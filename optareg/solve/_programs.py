@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr
+from jax.sharding import PartitionSpec
+
+from optareg._sharding import has_explicit_axes, placed
+from optareg.solve._solution import Outcome
 
 __all__ = ["clear_programs", "one_program"]
 
@@ -46,7 +50,11 @@ def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> An
     compiled anew.
     """
     numbers, structure = jax.tree.flatten((loss.consts, *arguments))
-    program = jax.jit(lambda xs: f(*jax.tree.unflatten(structure, xs)))
+
+    @jax.jit
+    def program(xs: Any) -> Any:
+        return on_automatic_axes(f, *jax.tree.unflatten(structure, xs))
+
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
     lowered = program.lower(numbers)
@@ -64,6 +72,31 @@ def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> An
                 break
             KEPT.popitem(last=False)
     return KEPT[digest].program(numbers)
+
+
+def on_automatic_axes(f: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns f(*arguments), on a mesh of explicit axes too.
+
+    The solver runs where XLA chooses how arrays are sharded, the loss as it was traced.
+    What is found, `Outcome.w`, is sharded as the last argument, the start.
+    """
+    if not has_explicit_axes():
+        return f(*arguments)
+    anywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+
+    def as_start(x: Any, start: Any) -> PartitionSpec:
+        many = [None] * (x.ndim - start.ndim)  # Of a path.
+        return PartitionSpec(*many, *jax.typeof(start).sharding.spec)  # type: ignore[no-untyped-call]
+
+    def specs(result: Any) -> Any:
+        if not isinstance(result, Outcome):
+            return anywhere
+        where: Any = jax.tree.map(lambda _: anywhere, result)
+        return where._replace(w=tuple(map(as_start, result.w, arguments[-1])))
+
+    results = jax.eval_shape(placed(f, anywhere), *arguments)
+    where = jax.tree.map(specs, results, is_leaf=lambda x: isinstance(x, Outcome))
+    return placed(f, where)(*arguments)
 
 
 def compiled(lowered: Any, options: dict[str, Any]) -> Any:
