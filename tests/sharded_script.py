@@ -50,7 +50,7 @@ from optareg import (
     target_sparsity,
 )
 from optareg.penalties._base import map_strengths
-from optareg.solve._programs import compiled
+from optareg.solve._programs import QUICKEST, compiled
 
 PyTree = Any
 
@@ -199,7 +199,7 @@ def run(optimizer: Any, step: Any, put: Any) -> tuple[PyTree, PyTree, str]:
     """Parameters and state after some steps, and the text of the program."""
     params = put(random_tree(0, 0.3))
     state = optimizer.init(params)
-    program = compiled(jax.jit(step).lower(params, state, params))
+    program = compiled(jax.jit(step).lower(params, state, params), QUICKEST)
     for seed in range(1, STEPS + 1):
         params, state = program(params, state, put(random_tree(seed)))
     return params, state, program.as_text()
