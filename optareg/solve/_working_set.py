@@ -35,8 +35,9 @@ TOGETHER = 4
 FULL = 7 / 8
 # The largest set has half of the rows; a quarter, of matrices with more entries.
 MANY_ENTRIES = 2**22
-# How exactly a working set is solved, in parts of what is left to gain.
-INNER = 0.1
+# How exactly a working set is solved, in parts of what is left to gain: while rows are
+# left out that have something to gain, and when none are.
+INNER, LAST = 0.1, 1e-3
 # After so many steps the curvature is another: that of exp(w), from a far start.
 MOST_STEPS = 50
 
@@ -162,10 +163,11 @@ def round_of(
     chosen: Rows = [None] * len(w)
     part, here, enough = problem, state.point, tol
     if sizes:
-        chosen = choose(problem, state, sizes, which)
+        chosen, complete = choose(problem, state, sizes, which)
         part = problem.take(chosen, w)
         here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
-        enough = jnp.maximum(tol, INNER * state.distance)
+        share = jnp.where(complete, LAST, INNER).astype(state.distance.dtype)
+        enough = jnp.maximum(tol, share * state.distance)
     objective = part.objective(here.w)
     inner = start_at(objective, here)
     if state.hint is not None:
@@ -206,10 +208,14 @@ def take(chosen: Rows, w: Leaves) -> Leaves:
 
 def choose(
     problem: Composite, state: State, sizes: Sizes, which: Array
-) -> list[Chosen | None]:
-    """The blocks that are not zero, and of the others those with most to gain."""
+) -> tuple[list[Chosen | None], Array]:
+    """The blocks that are not zero, and of the others those with most to gain.
+
+    Also whether no others have anything to gain.
+    """
     residuals = problem.unscaled(state.w).residuals(state.w, state.g)
     chosen: list[Chosen | None] = []
+    complete = jnp.array(True)
     for axis, blocks, x, r in zip(
         problem.loss.axes, blocks_of(problem, state.w), state.w, residuals, strict=True
     ):
@@ -225,7 +231,8 @@ def choose(
             rows = jnp.asarray(blocks)[rows].ravel()
         counts, filled = tuple(n * each for n in numbers), blocks.size > x.shape[axis]
         chosen.append(Chosen(rows, axis, counts, which, filled))
-    return chosen
+        complete &= jnp.sum(score > 0) <= jnp.array(numbers)[which]
+    return chosen, complete
 
 
 def blocks_of(problem: Composite, w: Leaves) -> list[np.ndarray | None]:
