@@ -36,6 +36,7 @@ Cell = tuple[str, str, str, str]
 KINDS = ["Auto", "Explicit"]
 # A kernel has 2048 entries, and its shard 256 or more.
 MOST_ENTRIES = 200
+GROUPS = 32  # By labels, of a kernel.
 SCRIPT = Path(__file__).with_name("sharded_script.py")
 
 
@@ -136,14 +137,12 @@ def found_in(measured: dict[Cell, Any], cell: Cell) -> dict[str, Any]:
 
 
 def check_places(cell: Cell, found: dict[str, Any]) -> None:
-    if cell[0] == "Auto" and cell[2] == "joined":
-        return  # There XLA chooses for a part of a joined array: give `out_shardings`.
     assert found["sharded otherwise"] == [], cell
 
 
 def check_numbers(cell: Cell, found: dict[str, Any]) -> None:
     # After three steps of 0.05. Singular values have fewer digits.
-    most = 5e-6 if cell[2] == "NuclearNorm" else 1e-6
+    most = 1e-5 if cell[2] == "NuclearNorm" else 1e-6
     assert found["difference"] <= most, (cell, found)
     one, many = found["zeros"]
     assert one == many, cell
@@ -159,7 +158,8 @@ def check_collectives(cell: Cell, found: dict[str, Any]) -> None:
     if "scattered" in penalty and not is_there("Explicit"):
         return  # The partitioner of older versions puts leaves together in loops.
     for kind, entries in found["collectives"]:
-        assert kind == "all-reduce", (cell, found["collectives"])
+        small = kind == "all-gather" and entries <= GROUPS
+        assert kind == "all-reduce" or small, (cell, found["collectives"])
         assert entries <= MOST_ENTRIES, (cell, found["collectives"])
 
 

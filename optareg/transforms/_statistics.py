@@ -15,7 +15,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import widen, widest
 
-__all__ = ["Statistics", "apart", "rms", "sample", "sums"]
+__all__ = ["Statistics", "apart", "rms", "sample", "sums", "varying_axes"]
 
 Array = jax.Array
 

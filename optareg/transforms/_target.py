@@ -23,6 +23,7 @@ from optareg.transforms._arguments import (
 )
 from optareg.transforms._leaf import rest_of, tracked
 from optareg.transforms._proximal import ProximalState, proximal
+from optareg.transforms._statistics import varying_axes
 
 __all__ = ["TargetSparsityState", "target_sparsity"]
 
@@ -248,11 +249,17 @@ def first_factor(param_groups: list[ParamGroup], g: list[Any]) -> Array:
             for g_block in (here, -here):
                 least = rest.leaf_dual_norm(g_block)
                 size = jnp.maximum(size, least.astype(jnp.float32))
+    axes = varying_axes(size)
+    if axes:
+        size = jax.lax.pmax(size, axes)  # type: ignore[no-untyped-call]
     return jnp.where(jnp.isfinite(size), FIRST * size, 0)
 
 
 def count_zeros(param_groups: list[ParamGroup], tree: Tree) -> tuple[Array, int]:
-    """The number of zeros, or zero groups, and of all that could be zero."""
+    """The number of zeros, or zero groups, and of all that could be zero.
+
+    Within `shard_map`, of all shards.
+    """
     zeros, n = jnp.float32(0), 0
     for param_group in param_groups:
         rest = rest_of(param_group.penalty)
@@ -263,8 +270,11 @@ def count_zeros(param_groups: list[ParamGroup], tree: Tree) -> tuple[Array, int]
                 f"{path_name(tree.paths[param_group.at[0]])} does not say what they "
                 "are. Leave the leaf out with `masked`, or use `proximal`."
             )
-        zeros = zeros + jnp.sum(found).astype(jnp.float32)
-        n += found.size
+        here, size = jnp.sum(found).astype(jnp.float32), found.size
+        axes = varying_axes(here)
+        if axes:
+            here, size = jax.lax.psum((here, size), axes)  # type: ignore[no-untyped-call]
+        zeros, n = zeros + here, n + int(size)
     return zeros, n
 
 
