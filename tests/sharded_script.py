@@ -325,7 +325,9 @@ def solve(kind: str, layout: str, penalty: str, way: str) -> dict[str, Any]:
         "sharded otherwise": []
         if many[0].sharding.is_equivalent_to(same, many[0].ndim) or not many[0].ndim
         else [str(many[0].sharding)],
-        "difference": largest_difference(many[0], one[0]),
+        # For a largest entry of 1 or less.
+        "difference": largest_difference(many[0], one[0])
+        / max(1, float(jnp.max(jnp.abs(one[0])))),
         "converged": bool(np.all(one[1]) and np.all(many[1])),
         "nonzero": int(np.sum(np.asarray(one[0]) != 0)),
     }
