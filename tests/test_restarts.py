@@ -1,6 +1,8 @@
 """Trainings that are killed, and trainings that go on with something changed."""
 
 import functools
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -59,6 +61,27 @@ def started(folder: pathlib.Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, script, folder]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_training_goes_on_on_another_mesh(tmp_path):
+    """From eight devices in a row to four by two."""
+    script = pathlib.Path(__file__).with_name("remeshed_script.py")
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    )
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+        assert found["restored bits"] and found["places"], name
+        # Sums for the threshold are taken in another order.
+        assert found["difference"] <= 1e-5, name
+        assert found["same zeros"] and 0 < found["zeros"] < 128, name
 
 
 # Changed.
