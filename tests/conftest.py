@@ -11,6 +11,8 @@ import pytest
 # There is no public way to give an option to all that is compiled.
 from jax._src import compiler
 
+from optareg.solve._programs import QUICKER
+
 # The same examples in each run; `pytest --hypothesis-profile=search` looks at others.
 hypothesis.settings.register_profile(
     "laws", deadline=None, max_examples=20, derandomize=True
@@ -105,7 +107,7 @@ def with_older_kernels(*args: Any, **kwargs: Any) -> Any:
     Without optimizations it takes a fourth of the time.
     """
     given = kwargs.pop("env_options_overrides", None) or {}
-    quicker = {"xla_cpu_use_fusion_emitters": False, **given}
+    quicker = {**QUICKER, **given}
     return options_of_jax(*args, env_options_overrides=quicker, **kwargs)
 
 

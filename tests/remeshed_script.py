@@ -1,4 +1,4 @@
-"""What `test_restarts.py` runs with eight devices: saved on one mesh, on on another.
+"""What `test_restarts.py` runs with eight devices: trained on one mesh, then another.
 
 Run as `python remeshed_script.py FOLDER`: prints what it finds as JSON.
 """

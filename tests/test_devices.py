@@ -1,19 +1,16 @@
 """On eight devices in a (4, 2) mesh: states are sharded as the parameters are, the
 penalties add no communication, and the numbers are those of one device, up to rounding.
 
-XLA reads the number of devices once, so all of it runs in one process of its own:
 `devices_script.py` measures, and the tests here read what it found.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from devices import printed_by
 
 KINDS = ["Auto", "Explicit"]
 WAYS = [
@@ -31,21 +28,7 @@ WAYS = [
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
     """What `devices_script.py` prints."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",
-    }
-    result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("devices_script.py")],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return json.loads(printed_by("devices_script.py"))
 
 
 @pytest.fixture(params=KINDS)

@@ -1,11 +1,7 @@
 """`joined`: the leaves of a unit are penalised as one row, by hand and in networks."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import flax
 import flax.linen as nn
@@ -16,6 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
+from devices import printed_by
 from optareg import (
     L1,
     MCP,
@@ -546,21 +543,7 @@ def test_leaves_sharded_explicitly():
     """On eight devices the numbers and the shardings are as for the parameters."""
     if not hasattr(jax, "set_mesh"):
         pytest.skip("this JAX has no explicit sharding")
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",
-    }
-    result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("joined_script.py")],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+    found = json.loads(printed_by("joined_script.py"))
     assert found.pop("devices") == 8
     assert len(found) == 5
     for name, measured in found.items():

@@ -2,19 +2,16 @@
 
 import itertools
 import json
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from devices import command, environment
 from processes_script import LAYOUTS, OPTIMIZERS, PENALTIES
 
-SCRIPT = Path(__file__).with_name("processes_script.py")
 DEVICES = 4
 SOME = [
     ("data parallel", "train", "L1, found"),
@@ -39,18 +36,11 @@ def free_port() -> int:
 
 def run(processes: int, jobs: Any) -> list[Any]:
     """What each of the processes prints; none of them outlives this call."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={DEVICES // processes}",
-        "NPROC": "32",  # Else a pool of few threads waits for ever.
-    }
-    port = str(free_port())
+    port, own = free_port(), environment(DEVICES // processes)
     running = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, port, str(i), str(processes), json.dumps(jobs)],
-            env=os.environ | environment,
+            command("processes_script.py", port, i, processes, json.dumps(jobs)),
+            env=own,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

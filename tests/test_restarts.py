@@ -2,10 +2,8 @@
 
 import functools
 import json
-import os
 import pathlib
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from devices import command, printed_by
 from optareg import (
     L1,
     L2,
@@ -57,27 +56,15 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_p
 
 
 def started(folder: pathlib.Path) -> subprocess.Popen:
-    script = pathlib.Path(__file__).with_name("killed_script.py")
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, script, folder]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    killed = command("killed_script.py", folder)
+    return subprocess.Popen(killed, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_training_goes_on_on_another_mesh(tmp_path):
+def test_a_training_continues_on_another_mesh(tmp_path):
     """From eight devices in a row to four by two."""
-    script = pathlib.Path(__file__).with_name("remeshed_script.py")
-    flags = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    )
-    done = subprocess.run(
-        [sys.executable, script, tmp_path],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+    printed = printed_by("remeshed_script.py", tmp_path)
+    for name, found in json.loads(printed).items():
         assert found["restored bits"] and found["places"], name
         # Sums for the threshold are taken in another order.
         assert found["difference"] <= 1e-5, name

@@ -3,23 +3,19 @@ mesh: with automatic and explicit axes, and within `shard_map`; data parallel, F
 tensor parallel. Parameters and states stay where they are, the numbers are those of one
 device, and communication is bounded.
 
-XLA reads the number of devices once, so `sharded_script.py` measures in a process of
-its own. A cell is a kind of mesh, a layout, a penalty and a way. Here a part of them is
-looked at that has each penalty, each way with each kind and each layout; the rest is
-`long`.
+`sharded_script.py` measures. A cell is a kind of mesh, a layout, a penalty and a way.
+Here a part of them is looked at that has each penalty, each way with each kind and each
+layout; the rest is `long`.
 """
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
+from devices import printed_by
 from sharded_script import (
     ENTRYWISE,
     FITTED,
@@ -37,7 +33,6 @@ KINDS = ["Auto", "Explicit"]
 # A kernel has 2048 entries, and its shard 256 or more.
 MOST_ENTRIES = 200
 GROUPS = 32  # By labels, of a kernel.
-SCRIPT = Path(__file__).with_name("sharded_script.py")
 
 
 def exists(cell: Cell) -> bool:
@@ -102,24 +97,9 @@ def is_there(kind: str) -> bool:
 
 def run(cells: list[Cell]) -> dict[Cell, dict[str, Any]]:
     """What `sharded_script.py` finds."""
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",
-        # Else a pool of few threads waits for ever.
-        "NPROC": "32",
-    }
     cells = [cell for cell in cells if is_there(cell[0])]
-    result = subprocess.run(
-        [sys.executable, SCRIPT, json.dumps(cells)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert result.returncode == 0, result.stderr
-    devices, found = json.loads(result.stdout)
+    printed = printed_by("sharded_script.py", json.dumps(cells), timeout=1200)
+    devices, found = json.loads(printed)
     assert devices == 8
     return dict(zip(cells, found, strict=True))
 

@@ -27,8 +27,8 @@ MOST, MOST_BYTES = 64, 16 * 2**20
 # and its programs solve as fast (`python benchmarks/solve`); it may go one day.
 QUICKER = {"xla_cpu_use_fusion_emitters": False}
 # Without LLVM's optimizations it takes half of that again. Products of matrices are as
-# fast, all else takes two or three times as long; so only where a loss computes little,
-# so many numbers at most, and compiling would take longer than solving.
+# fast, all else is slower: so only where a loss computes little, so many numbers at
+# most, and compiling would take longer than solving.
 QUICKEST, LITTLE = QUICKER | {"xla_backend_optimization_level": 0}, 2**18
 
 
@@ -58,15 +58,15 @@ def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> An
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
     lowered = program.lower(numbers)
-    text, options = lowered.as_text(), options_for(loss)
+    text = lowered.as_text()
     if "callback" in text:  # It names a function of this call.
-        return compiled(lowered, options)(numbers)
+        return compiled(lowered, options_for(loss))(numbers)
     about = jax.tree.structure(lowered.out_info), lowered.in_avals, jax.config.values
     digest = hashlib.sha256(f"{text}{about}".encode()).digest()
     if digest in KEPT:
         KEPT.move_to_end(digest)
     else:
-        KEPT[digest] = Kept(compiled(lowered, options), len(text))
+        KEPT[digest] = Kept(compiled(lowered, options_for(loss)), len(text))
         while len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES:
             if len(KEPT) == 1:
                 break

@@ -15,7 +15,7 @@ import numpy as np
 from optareg._checks import is_traced
 from optareg._tree import widen, widest
 
-__all__ = ["Statistics", "apart", "rms", "sample", "sums", "varying_axes"]
+__all__ = ["Statistics", "apart", "over_shards", "rms", "sample", "sums"]
 
 Array = jax.Array
 
@@ -140,9 +140,7 @@ def sums(*arrays: Array) -> Array:
     ones = np.array([1, 0, 0, 0], x.dtype).reshape(shape)
     squares = jnp.where(jnp.isfinite(x), jnp.square(x * scales + ones), 0)
     total = jnp.sum(squares, axis=tuple(range(2, x.ndim)))
-    axes = varying_axes(x)
-    if axes:
-        total = jax.lax.psum(total, axes)  # type: ignore[no-untyped-call]
+    total = over_shards(jax.lax.psum, total)
     # Finite, so that no one who looks for infinities (`jax_debug_infs`) finds these.
     return jnp.minimum(total.astype(jnp.float32), LARGEST)
 
@@ -281,6 +279,13 @@ def varies(x: Any) -> bool:
     A barrier would make all others differ too, the count for instance.
     """
     return any(map(varying_axes, jax.tree.leaves(x)))
+
+
+def over_shards(reduce: Callable[..., Any], x: Any) -> Any:
+    """The arrays x, reduced over the shards on which they differ, if there are any."""
+    axes = {axis for part in jax.tree.leaves(x) for axis in varying_axes(part)}
+    # In one order in all processes: that of a set is not.
+    return reduce(x, tuple(sorted(axes, key=str))) if axes else x
 
 
 def varying_axes(x: Any) -> tuple[Any, ...]:

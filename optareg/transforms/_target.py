@@ -23,7 +23,7 @@ from optareg.transforms._arguments import (
 )
 from optareg.transforms._leaf import rest_of, tracked
 from optareg.transforms._proximal import ProximalState, proximal
-from optareg.transforms._statistics import varying_axes
+from optareg.transforms._statistics import over_shards
 
 __all__ = ["TargetSparsityState", "target_sparsity"]
 
@@ -249,9 +249,7 @@ def first_factor(param_groups: list[ParamGroup], g: list[Any]) -> Array:
             for g_block in (here, -here):
                 least = rest.leaf_dual_norm(g_block)
                 size = jnp.maximum(size, least.astype(jnp.float32))
-    axes = varying_axes(size)
-    if axes:
-        size = jax.lax.pmax(size, axes)  # type: ignore[no-untyped-call]
+    size = over_shards(jax.lax.pmax, size)
     return jnp.where(jnp.isfinite(size), FIRST * size, 0)
 
 
@@ -270,10 +268,8 @@ def count_zeros(param_groups: list[ParamGroup], tree: Tree) -> tuple[Array, int]
                 f"{path_name(tree.paths[param_group.at[0]])} does not say what they "
                 "are. Leave the leaf out with `masked`, or use `proximal`."
             )
-        here, size = jnp.sum(found).astype(jnp.float32), found.size
-        axes = varying_axes(here)
-        if axes:
-            here, size = jax.lax.psum((here, size), axes)  # type: ignore[no-untyped-call]
+        pair = jnp.sum(found).astype(jnp.float32), found.size
+        here, size = over_shards(jax.lax.psum, pair)
         zeros, n = zeros + here, n + int(size)
     return zeros, n
 
