@@ -251,10 +251,9 @@ def look(params: Any, penalty: Penalty, optimizer: Any, names: Any) -> None:
 def check_prox(params: Any, penalty: Penalty, moved: Any) -> None:
     """SGD and a proximal step are ISTA."""
 
-    def step(w: jax.Array, g: jax.Array) -> jax.Array:
-        return w - jnp.asarray(RATE, g.dtype) * g
-
-    expected = penalty.prox(jax.tree.map(step, params, gradients(params, 0)), RATE)
+    # (`apply_updates`: it takes leaves of bools too, which a mask leaves out.)
+    steps = jax.tree.map(lambda g: -RATE * g, gradients(params, 0))
+    expected = penalty.prox(optax.apply_updates(params, steps), RATE)
     wide = all(x.dtype.itemsize >= 4 for x in jax.tree.leaves(params))
     if wide and "NuclearNorm" not in repr(penalty):
         np.testing.assert_allclose(parts(moved), parts(expected), rtol=0, atol=1e-5)

@@ -84,7 +84,9 @@ def move_of_groups(
         w' = 0 for ρ + e ≤ 0, else v − (T/‖z‖)(u − e d)
 
     There T is at most `SIDEWAYS` times the group's own norm. Else t would outgrow the
-    group, which could then not turn. A group at zero takes the plain prox.
+    group, which could then not turn. Nor does T shorten a turn to less than the last
+    digit of w, where rounding would take all of it. A group at zero takes the plain
+    prox.
 
     Args:
       w: the leaf.
@@ -122,7 +124,10 @@ def move_of_groups(
         spread, (vanishes, share, e, left, slope, radius, one, weights)
     )
     d = w / one
-    step = q - share * (q - e * d)
+    turn = q - e * d
+    digit = jnp.finfo(w.dtype).eps * jnp.abs(w)  # type: ignore[no-untyped-call]
+    lost = jnp.maximum(1 - digit / jnp.maximum(jnp.abs(turn), TINY), 0)
+    step = q - jnp.minimum(share, lost) * turn
     end = jnp.where(off_zero, w + step, q * left)
     # With the whole T, not the bounded one: so t (s' − s) is u less w' − w.
     at_zero = jnp.where(
