@@ -15,7 +15,7 @@ from optareg.solve._programs import QUICKER
 
 # The same examples in each run; `pytest --hypothesis-profile=search` looks at others.
 hypothesis.settings.register_profile(
-    "laws", deadline=None, max_examples=20, derandomize=True
+    "laws", deadline=None, max_examples=12, derandomize=True
 )
 hypothesis.settings.register_profile("search", deadline=None, max_examples=50)
 # To find out whether a law can fail at all: few examples, none of them made smaller.
@@ -32,8 +32,8 @@ hypothesis.settings.load_profile("laws")
 # Half of the time that skglm takes is Numba optimizing what runs for an instant.
 os.environ.setdefault("NUMBA_OPT", "0")
 
-# Most of their time goes into compiling, and half of that into optimizations. Not what
-# is about rounding in float32, as `test_goal`: that is as the user's compiler has it.
+# Most of their time goes into compiling, and half of that into optimizations. Not
+# `test_compiled`, which reads what the compiler made; nor what is marked `to_the_bit`.
 MOSTLY_COMPILING = {
     "test_centered",
     "test_combinators",
@@ -42,8 +42,8 @@ MOSTLY_COMPILING = {
     "test_constraint",
     "test_containers",
     "test_dtypes",
-    "test_flax",
     "test_faults",
+    "test_flax",
     "test_freeze",
     "test_fuzz",
     "test_goal",
@@ -53,6 +53,7 @@ MOSTLY_COMPILING = {
     "test_minimize",
     "test_nonconvex",
     "test_nuclear_norm",
+    "test_optimum",
     "test_path",
     "test_penalties",
     "test_positive",
@@ -66,11 +67,10 @@ MOSTLY_COMPILING = {
     "test_stationarity",
     "test_subgradients",
     "test_surface",
+    "test_target",
+    "test_threshold",
+    "test_total_variation",
 }
-
-
-# These compare to the last bit, or after many steps, with the kernels that users have.
-TO_THE_BIT = {"test_joined", "test_penalties"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,11 +91,18 @@ def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
     quick = request.module.__name__ in MOSTLY_COMPILING
     jax.config.update("jax_disable_most_optimizations", quick)
     with pytest.MonkeyPatch.context() as patch:
-        if quick and request.module.__name__ not in TO_THE_BIT:
+        if quick:
             patch.setattr(compiler, "get_compile_options", with_older_kernels)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def to_the_bit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests marked so, the kernels that users have."""
+    if request.node.get_closest_marker("to_the_bit"):
+        monkeypatch.setattr(compiler, "get_compile_options", options_of_jax)
 
 
 options_of_jax = compiler.get_compile_options

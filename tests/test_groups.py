@@ -699,9 +699,23 @@ BLOCKS = {
     "sparse rows": SparseGroupLasso(0.5, 0.5, axis=-1),
 }
 
+SOME_BLOCKS = [
+    "groups that follow one another",
+    "the same, scattered",
+    "a strength for each of these",
+    "sparse groups of 1 to 7",
+    "rows of a matrix",
+]
+
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in SOME_BLOCKS else pytest.param(n, marks=pytest.mark.long)
+        for n in BLOCKS
+    ],
+)
 def test_whole_groups_are_worked_on_and_all_are_checked(name):
     """As on all rows, which is how a loss without a matrix product is solved."""
     shape = (400, 2) if "row" in name else (400,)

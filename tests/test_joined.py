@@ -134,6 +134,7 @@ class TestJoined:
         np.testing.assert_allclose(found, by_hand, rtol=1e-14)
 
 
+@pytest.mark.to_the_bit
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["GroupLasso", "SparseGroupLasso", "positive"])
 def test_training_step_by_step(name):
@@ -539,6 +540,7 @@ def test_a_leaf_without_entries_beside_others():
     assert x["kernel"].shape == (0, 2)
 
 
+@pytest.mark.long  # `test_sharding` has one of them.
 def test_leaves_sharded_explicitly():
     """On eight devices the numbers and the shardings are as for the parameters."""
     if not hasattr(jax, "set_mesh"):

@@ -229,6 +229,7 @@ def test_infinity_stays_and_is_far_away(case: Case):
     np.testing.assert_allclose(x[known], y[known], rtol=0, atol=1e-6)
 
 
+@pytest.mark.to_the_bit
 @every_penalty
 def test_a_vmapped_penalty_is_a_sweep_and_a_strength_of_0_is_none(case: Case):
     """Which leaves constraints, and all that is within them as it is."""

@@ -262,7 +262,10 @@ def test_move_is_a_prox_of_weights_and_subgradient(case: Case, w, g, u, t, where
     at_end, _, _ = near(case.penalty, case.tree(end), case.tree(-new))
     # Of directions from the center, digits are lost near it.
     close = (end != case.center) & (np.abs(end - case.center) < 1e-3)
-    known = some & ~np.any(coupled(case) & close, axis=1)
+    # Of ties, w + (w' - w) may be off by its rounding.
+    gaps = np.abs(np.subtract.outer(end - case.center, end - case.center))
+    torn = coupled(case) & (gaps > 0) & (gaps <= 1e-12 * (1 + np.max(np.abs(end))))
+    known = some & ~np.any(coupled(case) & (close | np.any(torn, axis=1)), axis=1)
     np.testing.assert_allclose(
         flat(at_end)[known], new[known], rtol=0, atol=10 * atol / t + atol
     )
