@@ -68,7 +68,6 @@ MOSTLY_COMPILING = {
     "test_subgradients",
     "test_surface",
     "test_target",
-    "test_threshold",
     "test_total_variation",
 }
 

@@ -133,7 +133,9 @@ def in_parts_with_prox(penalty, w):
 def place(case: Case, where: str, w: np.ndarray, t: float) -> np.ndarray:
     w = case.center + case.point(rounded(w))
     if where == "prox":
-        return prox(case, w, t)
+        # A singular value that rounding leaves of zero would be one to step across.
+        x = prox(case, w, t)
+        return np.where(np.abs(x - case.center) < 1e-12, case.center, x)
     return case.within.bring(w if where == "anywhere" else case.center + 0 * w)
 
 

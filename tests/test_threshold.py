@@ -205,7 +205,6 @@ HALVES = {
 }
 
 
-@pytest.mark.to_the_bit
 def test_the_threshold_in_half_precision_is_that_in_float32():
     """Its state holds an unrounded weight where s follows from it, which is no s."""
     optimizers = {k: proximal(optax.sgd(0.1), p) for k, p in HALVES.items()}

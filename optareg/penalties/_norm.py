@@ -126,8 +126,8 @@ def move_of_groups(
     d = w / one
     turn = q - e * d
     digit = jnp.finfo(w.dtype).eps * jnp.abs(w)  # type: ignore[no-untyped-call]
-    lost = jnp.maximum(1 - digit / jnp.maximum(jnp.abs(turn), TINY), 0)
-    step = q - jnp.minimum(share, lost) * turn
+    lost = jnp.abs((1 - share) * turn) < digit
+    step = jnp.where(lost, e * d + clipped(turn, digit), q - share * turn)
     end = jnp.where(off_zero, w + step, q * left)
     # With the whole T, not the bounded one: so t (s' − s) is u less w' − w.
     at_zero = jnp.where(
@@ -136,3 +136,10 @@ def move_of_groups(
     new = jnp.where(vanishes, at_zero, end * slope)
     other = jnp.where(vanishes, 0, end) - w
     return jnp.where(off_zero & ~vanishes, step, other), new
+
+
+def clipped(x: Array, size: Array) -> Array:
+    """With both parts of a number at most of that size."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(clipped(x.real, size), clipped(x.imag, size))
+    return jnp.clip(x, -size, size)

@@ -119,7 +119,7 @@ class Automatic(NamedTuple):
             if leaf.scaled and not is_masked(joined[i])
         }
         kinds = alike(few)
-        small = [len(at) > 1 and leaves[at[0]].w.size <= SAMPLE for at in kinds]
+        small = [len(at) > 1 and needs_no_wait(leaves[at[0]]) for at in kinds]
         samples, count = together([[few[i] for i in at] for at in kinds], count, small)
         # What t follows from waits for the samples, so that arrays are read before they
         # are overwritten in place, not copied.
@@ -180,6 +180,14 @@ class Automatic(NamedTuple):
             rows = seen_of(self.leaves[at[0]])(samples, then)
             seen.append(([self.leaves[i].group.at[0] for i in at], rows))
         return self.statistics.see(seen, self.count)
+
+
+def needs_no_wait(leaf: Leaf) -> bool:
+    """Whether leaves like this one are copied anyway: small ones with an entrywise R.
+
+    Not those of groups, of which s is only read for the sample.
+    """
+    return leaf.w.size <= SAMPLE and leaf.psi.entrywise
 
 
 def of_scaled(
