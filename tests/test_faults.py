@@ -184,6 +184,7 @@ def test_a_fault_in_a_gradient_makes_no_zero_and_spreads_no_further(way, x64):
                 np.testing.assert_allclose(w[apart], rows[-1][apart], rtol=1e-12)
 
 
+@pytest.mark.to_the_bit
 @pytest.mark.long  # `test_composition` has some pairs of it.
 @every_way
 def test_apply_if_finite_leaves_out_the_step_of_a_fault(way, x64):

@@ -271,6 +271,7 @@ def test_a_solution_is_optimal_for_skglm(loss, penalty):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*faster on contiguous arrays")  # Its own.
 @pytest.mark.parametrize(("loss", "penalty"), [*PAIRS, *MORE])
 def test_a_solution_is_that_of_skglm(loss, penalty):
     X, y, w = matrix(), LOSSES[loss].targets(), solution(loss, penalty)
