@@ -576,6 +576,13 @@ def test_labels_may_be_an_expression_a_tree_or_a_function(labels):
     assert not jnp.any(penalty.gradient(PARTS)["b"])
 
 
+def test_a_hole_needs_no_other_label():
+    holes = {**PARTS, "b": optax.MaskedNode()}
+    penalty = joined(GroupLasso(1.0, axis=1), {"a": "units", "b": "units"})
+    np.testing.assert_allclose(penalty.value(holes), 3 * 3, rtol=1e-6)
+    assert penalty.prox(holes, 0.5)["b"] == optax.MaskedNode()
+
+
 def test_where_no_leaf_has_a_label_there_is_no_penalty():
     for labels in (None, {"a": None, "b": None}, lambda params: None):
         penalty = joined(GroupLasso(1.0, axis=1), labels)

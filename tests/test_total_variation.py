@@ -187,6 +187,13 @@ def test_derivatives_backward_are_those_forward():
     np.testing.assert_allclose(backward, tangent - 0.7 * by_strength, atol=1e-14)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9])
+def test_the_derivative_of_a_line_of_one_run_is_that_of_its_mean(n):
+    y = jnp.asarray(RNG.normal(size=n))
+    derivative = jax.jacrev(lambda y: TotalVariation(100.0).prox(y, 1.0))(y)
+    np.testing.assert_allclose(derivative, np.full((n, n), 1 / n), atol=1e-7)
+
+
 def prox_slope(x: np.ndarray, rises: np.ndarray) -> np.ndarray:
     """The derivative by the strength: rises at the ends of a run, over its length."""
     runs = np.cumsum(rises[:-1] != 0)

@@ -143,8 +143,8 @@ class Runs(NamedTuple):
         """The runs that end where the rise on the right is not 0."""
         n, axis = left.shape[-1], left.ndim - 1
         i = jax.lax.broadcasted_iota(jnp.int32, left.shape, axis)
-        start = jnp.where((left != 0) | (i == 0), i, 0)
-        end = jnp.where((right != 0) | (i == n - 1), i, n - 1)
+        start = jnp.where(left != 0, i, 0)
+        end = jnp.where(right != 0, i, n - 1)
 
         def widen(runs: Runs, k: Array) -> Runs:
             near = jnp.where(i + k < n, after(runs.end, k), n - 1)
