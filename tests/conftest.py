@@ -35,12 +35,15 @@ os.environ.setdefault("NUMBA_OPT", "0")
 # Most of their time goes into compiling, and half of that into optimizations. Not
 # `test_compiled`, which reads what the compiler made; nor what is marked `to_the_bit`.
 MOSTLY_COMPILING = {
+    "test_bad_input",
     "test_centered",
     "test_combinators",
     "test_compact",
     "test_composition",
     "test_constraint",
     "test_containers",
+    "test_demo",
+    "test_docs",
     "test_dtypes",
     "test_faults",
     "test_flax",

@@ -798,7 +798,19 @@ def from_parts(penalty: Penalty, f: Callable, *trees: Any) -> list[Any]:
 
 # How a law is written: decorated so, with `case` first.
 
-every_penalty = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+# What a penalty does elsewhere it does at its center: three of those are enough, by
+# default.
+every_penalty = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=name,
+            marks=pytest.mark.long if name in {*MOVED} - {*OF_EACH_KIND} else (),
+        )
+        for name, case in CASES.items()
+    ],
+)
 law = hypothesis.settings(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
