@@ -59,7 +59,13 @@ def train(optimizers: dict[str, Any], steps: int) -> dict[str, Any]:
     return jax.jit(lambda c: jax.lax.scan(step, c, length=steps)[0][0])((start, states))
 
 
-@pytest.mark.parametrize("way", WAYS)
+MORE = {"gradient-adam", "proximal-momentum"}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(w, marks=pytest.mark.long if w in MORE else ()) for w in WAYS],
+)
 def test_every_way_takes_every_penalty(way):
     """The gradient alone only comes near, and knows of no constraint."""
     by_gradient = way.startswith("gradient")

@@ -234,6 +234,7 @@ JOBS: dict[str, Callable[[], Any]] = {
 }
 # What needs numbers, not what stands for them.
 CONCRETE = "inspect"
+MORE_LOOKS = {f"look-{name}" for name in OF_EACH_KIND[1::2]}
 # Run in the default suite; each is of another part of the package.
 SOME = [
     ("all", "solve"),
@@ -246,7 +247,14 @@ def is_complex(job: str) -> bool:
     return job.startswith("look-") and CASES[job.removeprefix("look-")].is_complex
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job != CONCRETE])
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(job, marks=pytest.mark.long if job in MORE_LOOKS else ())
+        for job in JOBS
+        if job != CONCRETE
+    ],
+)
 def test_nothing_is_promoted_and_no_tracer_leaks(job, x64):
     """All of it is traced, so that nothing need be compiled."""
     with contextlib.ExitStack() as stack:
