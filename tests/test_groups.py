@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from laws import vectors
+from marks import some_long
 from optareg import (
     L1,
     GroupLasso,
@@ -709,13 +710,7 @@ SOME_BLOCKS = [
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in SOME_BLOCKS else pytest.param(n, marks=pytest.mark.long)
-        for n in BLOCKS
-    ],
-)
+@pytest.mark.parametrize("name", some_long(BLOCKS, *SOME_BLOCKS))
 def test_whole_groups_are_worked_on_and_all_are_checked(name):
     """As on all rows, which is how a loss without a matrix product is solved."""
     shape = (400, 2) if "row" in name else (400,)

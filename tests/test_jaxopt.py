@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.svm import LinearSVC
 
+from marks import some_long
 from optareg import (
     L1,
     L2,
@@ -44,11 +45,6 @@ EACH = np.linspace(0.1, 0.9, 20)
 
 def numbers(seed=0, n=20):
     return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, n))
-
-
-def some_long(names, *short):
-    """All names, of which some are in the default run."""
-    return [n if n in short else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 # Proxes, and their Jacobians.

@@ -87,10 +87,12 @@ def solution(penalty):
         jax.config.update("jax_enable_x64", False)
 
 
+# An optimizer, a threshold, and the largest error, of targets of variance one.
 WAYS = {
-    "found": (optax.sgd(0.03, momentum=0.9), None),
-    # Steps along a group are 31 times shorter, and less than the last digit.
-    "large": (optax.sgd(0.1), 30.0),
+    "found": (optax.sgd(0.03, momentum=0.9), None, 2e-7),
+    "large": (optax.sgd(0.03, momentum=0.9), 30.0, 3e-7),
+    # Turns of a group are 31 times shorter, and less than the last digit.
+    "large, plain SGD": (optax.sgd(0.1), 30.0, 3e-7),
 }
 
 
@@ -103,7 +105,7 @@ def test_single_precision_keeps_its_digits(penalty, way):
     expected = solution(penalty)
     gram = jnp.asarray(X.T @ X / len(y), "f4")
     pull = jnp.asarray(X.T @ y / len(y), "f4")
-    optimizer, threshold = WAYS[way]
+    optimizer, threshold, most = WAYS[way]
     tx = proximal(optimizer, penalty, threshold=threshold)
 
     @jax.jit
@@ -117,5 +119,4 @@ def test_single_precision_keeps_its_digits(penalty, way):
 
     w = np.asarray(run(jnp.zeros(10, "f4")))
     np.testing.assert_array_equal(w != 0, expected != 0)
-    # Of targets of variance one.
-    np.testing.assert_allclose(w, expected, rtol=0, atol=3e-7)
+    np.testing.assert_allclose(w, expected, rtol=0, atol=most)

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from laws import CASES, Case, flat, prox, slopes
+from marks import some_long
 from optareg import add_penalty_gradient, proximal, proximal_step
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -59,13 +60,10 @@ def train(optimizers: dict[str, Any], steps: int) -> dict[str, Any]:
     return jax.jit(lambda c: jax.lax.scan(step, c, length=steps)[0][0])((start, states))
 
 
-MORE = {"gradient-adam", "proximal-momentum"}
+SHORT = ["gradient-sgd", "step-sgd", "proximal-sgd", "proximal-adam"]
 
 
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(w, marks=pytest.mark.long if w in MORE else ()) for w in WAYS],
-)
+@pytest.mark.parametrize("way", some_long(WAYS, *SHORT))
 def test_every_way_takes_every_penalty(way):
     """The gradient alone only comes near, and knows of no constraint."""
     by_gradient = way.startswith("gradient")

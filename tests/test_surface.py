@@ -20,6 +20,7 @@ import optax
 import pytest
 
 from laws import CASES, OF_EACH_KIND, Case, enable_x64
+from marks import some_long
 from optareg import (
     L1,
     L2,
@@ -234,7 +235,6 @@ JOBS: dict[str, Callable[[], Any]] = {
 }
 # What needs numbers, not what stands for them.
 CONCRETE = "inspect"
-MORE_LOOKS = {f"look-{name}" for name in OF_EACH_KIND[1::2]}
 # Run in the default suite; each is of another part of the package.
 SOME = [
     ("all", "solve"),
@@ -247,13 +247,12 @@ def is_complex(job: str) -> bool:
     return job.startswith("look-") and CASES[job.removeprefix("look-")].is_complex
 
 
+TRACED = [job for job in JOBS if job != CONCRETE]
+MORE_LOOKS = {f"look-{name}" for name in OF_EACH_KIND[1::2]}
+
+
 @pytest.mark.parametrize(
-    "job",
-    [
-        pytest.param(job, marks=pytest.mark.long if job in MORE_LOOKS else ())
-        for job in JOBS
-        if job != CONCRETE
-    ],
+    "job", some_long(TRACED, *(job for job in TRACED if job not in MORE_LOOKS))
 )
 def test_nothing_is_promoted_and_no_tracer_leaks(job, x64):
     """All of it is traced, so that nothing need be compiled."""

@@ -14,6 +14,7 @@ import pytest
 import scipy.optimize
 import sklearn.linear_model
 
+from marks import some_long
 from optareg import (
     L1,
     L2,
@@ -80,13 +81,7 @@ def least_squares(scale: float) -> tuple[np.ndarray, np.ndarray, Any]:
     return X, y, lambda w: 0.5 * jnp.mean((b - A @ w) ** 2)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        pytest.param(name, marks=pytest.mark.long if name == "momentum" else ())
-        for name in OPTIMIZERS
-    ],
-)
+@pytest.mark.parametrize("optimizer", some_long(OPTIMIZERS, "sgd", "adam", "lion"))
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_optimum_is_found_at_every_scale(x64, penalty, optimizer):
     """The optimality conditions hold, from zero and from a random start alike."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
-from optareg.penalties._numbers import root, square
+from optareg.penalties._numbers import clip, root, square
 
 __all__ = ["Norm", "move_of_groups"]
 
@@ -139,7 +139,7 @@ def move_of_groups(
 
 
 def clipped(x: Array, size: Array) -> Array:
-    """With both parts of a number at most of that size."""
+    """X with its real and its imaginary part at most of that size."""
     if jnp.iscomplexobj(x):
-        return jax.lax.complex(clipped(x.real, size), clipped(x.imag, size))
-    return jnp.clip(x, -size, size)
+        return jax.lax.complex(clip(x.real, size), clip(x.imag, size))
+    return clip(x, size)

@@ -185,7 +185,7 @@ class Automatic(NamedTuple):
 def needs_no_wait(leaf: Leaf) -> bool:
     """Whether leaves like this one are copied anyway: small ones with an entrywise R.
 
-    Not those of groups, of which s is only read for the sample.
+    Not those of groups, of which s would be copied for the sample alone.
     """
     return leaf.w.size <= SAMPLE and leaf.psi.entrywise
 
