@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
 from optareg.solve._curvature import inverse
+from optareg.solve._gram import Gram
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 from optareg.solve._objective import Objective
 from optareg.solve._products import Chosen, Rows
+from optareg.solve._quadratic import is_quadratic
 from optareg.solve._smooth import Point, Smooth
 
 __all__ = ["Composite", "Goal"]
@@ -64,10 +66,29 @@ class Composite(NamedTuple):
         """The smooth part at w."""
         return self.smooth.point(self.smooth.products(w), w)
 
-    def objective(self, w: Leaves) -> Objective:
-        """With the scales at the leaves w."""
-        pairs = zip(self.smooth.curvature(w), self.penalties, strict=True)
-        return self.unscaled(w)._replace(scales=tuple(inverse(*pair) for pair in pairs))
+    def objective(self, w: Leaves, smooth: Smooth | Gram | None = None) -> Objective:
+        """With the scales at the leaves w; `smooth` is another form of that part."""
+        smooth = self.smooth if smooth is None else smooth
+        pairs = zip(smooth.curvature(w), self.penalties, strict=True)
+        scales = tuple(inverse(*pair) for pair in pairs)
+        return self.unscaled(w)._replace(smooth=smooth, scales=scales)
+
+    def gram(self, here: Point) -> Gram | None:
+        """If that is quadratic, and it pays: in another form.
+
+        The value of the point is that of the whole objective.
+        """
+        value = here.value - self.unscaled(here.w).penalty(here.w)
+        chosen = self.chosen or (None,) * len(here.w)
+        return Gram.of(self.smooth, here._replace(value=value), chosen)
+
+    def quadratic(self, w: Leaves) -> bool:
+        """Whether the smooth part is known to be quadratic."""
+
+        def value(*w: Array) -> Array:
+            return self.smooth.value(self.smooth.products(w), w)
+
+        return is_quadratic(jax.make_jaxpr(value)(*w), w)
 
     def unscaled(self, w: Leaves) -> Objective:
         """Without scales."""

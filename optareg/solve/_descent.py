@@ -11,6 +11,7 @@ from optareg._stationarity import greatest, residuals, with_smooth
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._heads import Heads, evaluate
+from optareg.solve._leaves import all_finite
 from optareg.solve._problem import Problem
 from optareg.solve._solution import Solution, near_enough
 from optareg.transforms._proximal import proximal
@@ -65,7 +66,7 @@ def by_optimizer(
         params = optax.apply_updates(s.params, updates)
         grads = gradient(params)
         now = distance(params, grads)
-        finite = jnp.isfinite(now) & all_finite(params)
+        finite = jnp.isfinite(now) & all_finite(jax.tree.leaves(params))
         new = Descent(params, state, grads, now, s.steps + 1, finite)
         if callback is not None:
             value = loss(params) + penalty.value(params)
@@ -89,12 +90,6 @@ def by_optimizer(
         steps=end.steps,
         converged=near_enough(end.distance, goal.tol),
     )
-
-
-def all_finite(tree: PyTree) -> Array:
-    """Whether every entry of every leaf is finite."""
-    leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
 
 
 def check_needs(

@@ -20,6 +20,9 @@ __all__ = ["Heads", "evaluate"]
 
 Array = jax.Array
 
+# A Hessian is made in so many parts at most, of about so many numbers of data.
+MOST_PARTS, ENTRIES = 8, 2**23
+
 
 class Heads(NamedTuple):
     """A loss as `tail(products, leaves)`, where leaves with a head are not looked at.
@@ -107,12 +110,66 @@ class Heads(NamedTuple):
         self, products: Sequence[Array], leaves: Sequence[Array]
     ) -> Callable[[Sequence[Array]], list[Array]]:
         """The derivative of that gradient."""
+        bend = self._bend(products, leaves)
+        return lambda p: bend(self.products(p), p)
+
+    def hessian_matrix(self, leaves: Sequence[Array]) -> Array:
+        """The Hessian of a quadratic loss, of all leaves in a row, of real numbers.
+
+        A large one is made some rows at a time, for which data are copied.
+        """
+        likes = jax.eval_shape(self.products, list(leaves))
+        zs = [jnp.zeros(z.shape, z.dtype) for z in likes]
+        bend = self._bend(zs, leaves)
+        entries = sum(z.size for z in zs)
+
+        def rows(leaf: int) -> Array:
+            size = leaves[leaf].size
+            parts = min(MOST_PARTS, -(-entries * size // ENTRIES))
+            n = -(-size // max(parts, 1))
+
+            def some(start: Array) -> Array:
+                places = start + jnp.arange(n, dtype=start.dtype)
+                units = jnp.zeros((n, size), leaves[leaf].dtype)
+                units = units.at[jnp.arange(n), places].set(1)
+                units = units.reshape(n, *leaves[leaf].shape)
+                of_units = {
+                    i: head.of_units(start, n, z)
+                    for i, (head, z) in enumerate(zip(self.heads, zs, strict=True))
+                    if head.leaf == leaf
+                }
+
+                def row(of_unit: dict[int, Array], unit: Array) -> Array:
+                    products = [of_unit.get(i, z) for i, z in enumerate(zs)]
+                    p = [jnp.zeros_like(w) for w in leaves]
+                    p[leaf] = unit
+                    return jnp.concatenate([x.ravel() for x in bend(products, p)])
+
+                return jax.vmap(row)(of_units, units)
+
+            if n == size:
+                return some(jnp.int32(0))
+
+            def fill(out: Array, i: Array) -> tuple[Array, None]:
+                start = jnp.minimum(i * n, size - n)  # The last one may overlap.
+                block = some(start)
+                return jax.lax.dynamic_update_slice_in_dim(out, block, start, 0), None
+
+            nothing = jnp.zeros((size, sum(w.size for w in leaves)), leaves[leaf].dtype)
+            blocks = jnp.arange(-(-size // n), dtype=jnp.int32)
+            return jax.lax.scan(fill, nothing, blocks)[0]
+
+        return jnp.concatenate([rows(leaf) for leaf in range(len(leaves))])
+
+    def _bend(
+        self, products: Sequence[Array], leaves: Sequence[Array]
+    ) -> Callable[[Sequence[Array], Sequence[Array]], list[Array]]:
+        """The derivative of the gradient, of changes of products and leaves."""
         of_tail = jax.grad(self.tail, (0, 1))
         _, bend = jax.linearize(of_tail, list(products), list(leaves))
 
-        def apply(p: Sequence[Array]) -> list[Array]:
-            bent, total = bend(self.products(p), list(p))
-            return self._collected(bent, total)
+        def apply(zs: Sequence[Array], p: Sequence[Array]) -> list[Array]:
+            return self._collected(*bend(list(zs), list(p)))
 
         return apply
 
@@ -127,8 +184,28 @@ class Heads(NamedTuple):
     def take(self, rows: Rows) -> Self:
         """The loss of some rows of the leaves with heads, the others being zero."""
         pairs = [(head, rows[head.leaf]) for head in self.heads]
-        taken = (head if r is None else Cut.of(head, r) for head, r in pairs)
+        taken = (head if r is None else Cut(head, r) for head, r in pairs)
         return self._replace(heads=tuple(taken))
+
+    def kept(self, sizes: Sequence[int] | None = None) -> Self:
+        """The same with the matrices of these rows, for many products.
+
+        Of some of the sizes, or of all.
+        """
+
+        def of(cut: Cut) -> Cut:
+            every = range(len(cut.chosen.sizes))
+            return cut.kept(every if sizes is None else sizes)
+
+        return self._of_cuts(of)
+
+    def part(self, i: int) -> Self:
+        """The loss of the first of them, of one of the sizes they may have."""
+        return self._of_cuts(lambda cut: cut.part(i))
+
+    def _of_cuts(self, f: Callable[[Cut], Any]) -> Self:
+        heads = (f(head) if isinstance(head, Cut) else head for head in self.heads)
+        return self._replace(heads=tuple(heads))
 
 
 def contracted_axis(equation: Any, leaf: Any, dynamic: set[Any]) -> int | None:

@@ -17,7 +17,7 @@ from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add, conjugate_gradients, dot
-from optareg.solve._newton import damped, linear_system, slope
+from optareg.solve._linear_system import damped, linear_system, slope
 from optareg.solve._solution import Outcome
 
 __all__ = ["with_derivative"]

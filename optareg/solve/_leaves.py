@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from optareg._stationarity import greatest
 from optareg._tree import epsilon
 
-__all__ = ["Leaves", "add", "conjugate_gradients", "dot", "largest", "scale", "times"]
+__all__ = [
+    "Leaves",
+    "add",
+    "all_finite",
+    "conjugate_gradients",
+    "dot",
+    "largest",
+    "scale",
+    "times",
+]
 
 Array = jax.Array
 Leaves = tuple[Array, ...]
@@ -42,12 +51,18 @@ def largest(parts: Sequence[Array], dtype: Any) -> Array:
     return greatest(parts).astype(dtype)
 
 
+def all_finite(a: Sequence[Array]) -> Array:
+    """Whether every entry is finite."""
+    each = [jnp.all(jnp.isfinite(x)) for x in a]
+    return functools.reduce(jnp.logical_and, each, jnp.array(True))
+
+
 def conjugate_gradients(
     matrix: Callable[[Leaves], Leaves],
     b: Leaves,
     scales: Leaves,
     relative: Array | float,
-    most: int,
+    most: Array | int,
 ) -> Leaves:
     """Solves matrix(x) = b; stops early where the matrix is not positive.
 

@@ -17,21 +17,18 @@ from optareg._tree import epsilon
 from optareg.solve._leaves import (
     Leaves,
     add,
-    conjugate_gradients,
     dot,
     largest,
     scale,
     times,
 )
+from optareg.solve._linear_system import damped, slope, solution
 from optareg.solve._objective import Objective
 from optareg.solve._smooth import Point, Products
 
 __all__ = [
     "Progress",
-    "damped",
-    "linear_system",
     "newton",
-    "slope",
     "start",
     "start_at",
 ]
@@ -47,7 +44,6 @@ MOST_TAU, LEAST_TAU = 4.0, 1e-30
 SHORTER, MUCH_SHORTER = 0.25, 0.01
 # Damping: from one diagonal of the Hessian down to none.
 MOST_DAMPING, LEAST_DAMPING = 10.0, 1e-12
-MOST_CG = 250
 # An iteration that gains neither is idle; after so many in a row no more is to be had.
 MOST_IDLE = 10
 
@@ -153,8 +149,7 @@ def direction(objective: Objective, state: Progress) -> Direction:
     # The nearer to the solution, the more exactly.
     fall = dot(b, times(scales, b))
     accuracy = jnp.sqrt(jnp.minimum(0.01, fall / (jnp.abs(state.value) + 1e-30)))
-    matrix = linear_system(objective, hessian, prox_slope, tau)
-    p = conjugate_gradients(matrix, b, scales, accuracy, MOST_CG)
+    p = solution(objective, hessian, prox_slope, state.damping, tau, b, accuracy)
     q = prox_slope(p)
     change = add(slack, hessian(q))
     return Direction(z, add(q, scale(-tau, times(scales, change))), fall)
@@ -257,44 +252,3 @@ def accept(
     state = jax.tree.map(lambda a, b: jnp.where(keep, a, b).astype(b.dtype), new, old)
     idle = jnp.where(gained, 0, jnp.where(far, state.idle, state.idle + 1))
     return state._replace(steps=state.steps + 1, idle=idle)
-
-
-def slope(
-    objective: Objective, z: Leaves, tau: Array | float
-) -> Callable[[Leaves], Leaves]:
-    """The derivative of the proximal operator at z: for L1 it keeps the support."""
-    _, dual = jax.linearize(lambda z: objective.dual(z, tau), z)
-    return lambda p: add(p, scale(-1.0, dual(p)))
-
-
-def damped(
-    objective: Objective, w: Leaves, products: Products, damping: Array | float
-) -> Callable[[Leaves], Leaves]:
-    """The Hessian of the smooth part at w, plus `damping` / scales."""
-    product = objective.smooth.hessian(products, w)
-
-    def apply(p: Leaves) -> Leaves:
-        return tuple(
-            h + damping * x / c
-            for h, x, c in zip(product(p), p, objective.scales, strict=True)
-        )
-
-    return apply
-
-
-def linear_system(
-    objective: Objective,
-    hessian: Callable[[Leaves], Leaves],
-    prox_slope: Callable[[Leaves], Leaves],
-    tau: Array | float,
-) -> Callable[[Leaves], Leaves]:
-    """The symmetric matrix D H D + D (I − D) / (τ scales), D being `prox_slope`."""
-
-    def matrix(p: Leaves) -> Leaves:
-        q = prox_slope(p)
-        rest = tuple(
-            (a - b) / (tau * c) for a, b, c in zip(p, q, objective.scales, strict=True)
-        )
-        return prox_slope(add(hessian(q), rest))
-
-    return matrix

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
+from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves, add, largest
 from optareg.solve._smooth import Products, Smooth
 
@@ -26,11 +27,17 @@ class Objective(NamedTuple):
       places: for each leaf, where it may change, being zero elsewhere; None for all.
     """
 
-    smooth: Smooth
+    smooth: Smooth | Gram
     norms: tuple[Penalty | None, ...]
     scales: Leaves
     units: Leaves
     places: tuple[Array | None, ...]
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether no penalty couples entries."""
+        penalties = (*self.norms, *self.smooth.penalties)
+        return all(penalty.entrywise for penalty in penalties if penalty is not None)
 
     def value(self, products: Products, w: Leaves) -> Array:
         """The objective at w, of which the products are known."""

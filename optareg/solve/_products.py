@@ -1,7 +1,7 @@
 """Products of a leaf with a known matrix: `Head`; with some rows of the leaf: `Cut`."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from optareg.penalties._numbers import rows_of
 
-__all__ = ["Chosen", "Cut", "Head", "Rows"]
+__all__ = ["Chosen", "Cut", "Head", "Rows", "one_of", "only_one_of"]
 
 Array = jax.Array
 
 # Matrices with more entries are squared in blocks of so many.
-MOST_ENTRIES = 2**20
+MOST_ENTRIES = 2**18
 
 
 class Head(NamedTuple):
@@ -48,27 +48,37 @@ class Head(NamedTuple):
         _, back = jax.vjp(self.__call__, jnp.zeros(shape, like.dtype))
         return jnp.asarray(*back(z))
 
-    def row(self, i: Array, like: Array) -> Array:
-        """The product with the unit vector i, of the shape and dtype of `like`."""
-        row = jnp.take(self.matrix, i, axis=self.matrix_axis)
-        return row.reshape(like.shape).astype(like.dtype)
+    def of_units(self, start: Array, number: int, like: Array) -> Array:
+        """The products with so many unit vectors, each shaped and typed as `like`."""
+        axis = self.matrix_axis
+        some = jax.lax.dynamic_slice_in_dim(self.matrix, start, number, axis)
+        some = jnp.moveaxis(some, axis, 0).reshape(number, *like.shape)
+        # As an array of its own: XLA then takes the product with fewer rounding errors.
+        return as_it_is(some.astype(like.dtype))
 
     def transpose_of_squares(self, z: Array, like: Array) -> Array:
         """`transpose`, of the matrix with the squared size of each entry.
 
         A large one is squared block by block, so that it is never there as a whole.
         """
-        rows = self.matrix.shape[self.matrix_axis]
-        n = max(1, MOST_ENTRIES * rows // max(self.matrix.size, 1))
-        if n >= rows:
+        if self.matrix.size <= MOST_ENTRIES or self.matrix.ndim == 1:
             return self._squared().transpose(z, like)
+        # Along the first axis of the product that is the matrix's, so that blocks are
+        # read as they lie in memory.
+        axis = 0 if self.matrix_axis else 1
+        of_z = like.ndim - 1 if self.leaf_first else 0
+        rows = self.matrix.shape[axis]
+        n = max(1, MOST_ENTRIES * rows // self.matrix.size)
 
         def add(out: Array, i: Array) -> tuple[Array, None]:
             start = jnp.minimum(i * n, rows - n)  # The last one may overlap.
-            some = jax.lax.dynamic_slice_in_dim(self.matrix, start, n, self.matrix_axis)
-            block = self._replace(matrix=some)._squared().transpose(z, like)
-            axis = self.leaf_axis
-            return jax.lax.dynamic_update_slice_in_dim(out, block, start, axis), None
+            some = jax.lax.dynamic_slice_in_dim(self.matrix, start, n, axis)
+            part = jax.lax.dynamic_slice_in_dim(z, start, n, of_z)
+            place = jax.lax.broadcasted_iota(jnp.int32, part.shape, of_z)
+            part = jnp.where(start + place >= i * n, part, 0)
+            return out + self._replace(matrix=some)._squared().transpose(
+                part, like
+            ), None
 
         blocks = jnp.arange(-(-rows // n))
         return jax.lax.scan(add, jnp.zeros_like(like), blocks)[0]
@@ -123,45 +133,57 @@ class Cut(NamedTuple):
     that it may be, of which one is used; what is not a product has the largest shape.
 
     Attributes:
-      parts: the head of the first rows, for each size.
+      head: of all rows.
       chosen: the rows.
+      flat: for each size, the matrix of the first rows in one row, or None: gathered at
+        each use.
     """
 
-    parts: tuple[Head, ...]
+    head: Head
     chosen: Chosen
+    flat: tuple[Array | None, ...] = ()
 
-    @classmethod
-    def of(cls, head: Head, chosen: Chosen) -> Self:
-        """The head of these rows."""
+    def kept(self, sizes: Sequence[int]) -> Self:
+        """The same with its matrices of some of the sizes, for many products."""
+        if not sizes:
+            return self
 
-        def gather(size: int, rows: Array) -> Array:
-            mode = "fill" if chosen.filled else "clip"  # The first is slower.
-            some, axis = rows[:size], head.matrix_axis
-            return jnp.take(head.matrix, some, axis, mode=mode, fill_value=0)
+        def matrix(i: int, rows: Array) -> Array:
+            return in_a_row(self._gathered(i, rows))
 
-        def only(i: int, rows: Array) -> tuple[Array, ...]:
-            """The matrix of one size; zeros are written sooner than others are read."""
-            shapes = [
-                jax.eval_shape(functools.partial(gather, size), rows)
-                for size in chosen.sizes
-            ]
-            nothing = [jnp.zeros(x.shape, x.dtype) for x in shapes]
-            return (*nothing[:i], gather(chosen.sizes[i], rows), *nothing[i + 1 :])
+        of_sizes = {i: functools.partial(matrix, i) for i in sizes}
+        matrices = only_one_of(self.chosen, of_sizes, self.chosen.rows)
+        return self._replace(
+            flat=tuple(map(matrices.get, range(len(self.chosen.sizes))))
+        )
 
-        branches = [functools.partial(only, i) for i in range(len(chosen.sizes))]
-        matrices = one_of(chosen.which, branches, chosen.rows)
-        return cls(tuple(head._replace(matrix=x) for x in matrices), chosen)
+    def part(self, i: int) -> Head:
+        """The head of the first rows, of one size."""
+        flat = self.flat[i] if self.flat else None
+        if flat is None:
+            matrix = self._gathered(i, self.chosen.rows)
+        else:
+            shape = list(self.head.matrix.shape)
+            shape[self.head.matrix_axis] = self.chosen.sizes[i]
+            matrix = flat.reshape(shape)
+        return self.head._replace(matrix=matrix)
+
+    def _gathered(self, i: int, rows: Array) -> Array:
+        mode = "fill" if self.chosen.filled else "clip"  # The first is slower.
+        some, axis = rows[: self.chosen.sizes[i]], self.head.matrix_axis
+        return jnp.take(self.head.matrix, some, axis, mode=mode, fill_value=0)
 
     @property
     def leaf(self) -> int:
         """The number of the leaf."""
-        return self.parts[0].leaf
+        return self.head.leaf
 
     def __call__(self, w: Array) -> Array:
         """The product with `w`."""
 
         def product(part: Head, size: int, w: Array) -> Array:
-            return part(self._first(w, size))
+            matrix = in_a_row(part.matrix).reshape(part.matrix.shape)
+            return part._replace(matrix=matrix)(self._first(w, size))
 
         return self._of_part(product, w)
 
@@ -184,8 +206,12 @@ class Cut(NamedTuple):
         return self._of_part(of_part, z)
 
     def _of_part(self, f: Callable[[Head, int, Array], Array], x: Array) -> Array:
-        pairs = zip(self.parts, self.chosen.sizes, strict=True)
-        branches = [functools.partial(f, *pair) for pair in pairs]
+        def of_size(i: int, x: Array) -> Array:
+            return f(self.part(i), self.chosen.sizes[i], x)
+
+        branches = [
+            functools.partial(of_size, i) for i in range(len(self.chosen.sizes))
+        ]
         result: Array = one_of(self.chosen.which, branches, x)
         return result
 
@@ -193,6 +219,38 @@ class Cut(NamedTuple):
         return jax.lax.slice_in_dim(w, 0, size, axis=self.chosen.axis)
 
 
-def one_of(which: Array, branches: Sequence[Callable[..., Any]], x: Array) -> Any:
+def in_a_row(matrix: Array) -> Array:
+    """Its numbers in memory row by row.
+
+    XLA puts gathered columns one after another, which takes four times as long.
+    """
+    return as_it_is(matrix.reshape(-1))
+
+
+def as_it_is(x: Array) -> Array:
+    """As an array of its own, which XLA does not merge with what is made of it."""
+    result: Array = jax.lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def one_of(which: Array, branches: Sequence[Callable[..., Any]], x: Any) -> Any:
     """branches[which](x)."""
     return branches[0](x) if len(branches) == 1 else jax.lax.switch(which, branches, x)
+
+
+def only_one_of(
+    chosen: Chosen, arrays: Mapping[int, Callable[[Any], Array]], x: Any
+) -> dict[int, Array]:
+    """For some of the sizes an array, a function of x; only that in use is computed.
+
+    The others are zeros, which are written sooner than numbers are read.
+    """
+    likes = {i: jax.eval_shape(array, x) for i, array in arrays.items()}
+
+    def only(i: int, x: Any) -> dict[int, Array]:
+        nothing = {j: jnp.zeros(y.shape, y.dtype) for j, y in likes.items()}
+        return nothing | ({i: arrays[i](x)} if i in arrays else {})
+
+    branches = [functools.partial(only, i) for i in range(len(chosen.sizes))]
+    result: dict[int, Array] = one_of(chosen.which, branches, x)
+    return result

@@ -34,13 +34,15 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
         return None
     heads = Heads.of(loss, leaves)
     products = jax.eval_shape(lambda: heads.products(leaves))
-    flat, unravel = ravel_pytree(tuple(map(jnp.zeros_like, leaves)))
+    start = tuple(map(jnp.zeros_like, leaves))
+    flat, unravel = ravel_pytree(start)
     if flat.size > MOST_PARAMETERS or not is_quadratic(loss, leaves):
         return None
     if sum(z.size for z in products) < LEAST_RATIO * flat.size:
         return None
 
-    slope, hessian = derivatives(heads, unravel(flat))
+    slope = ravel_pytree(heads.value_and_gradient(heads.products(start), start)[1])[0]
+    hessian = heads.hessian_matrix(start)
     # Of unit diagonal, so that columns of all scales keep their digits.
     diagonal = jnp.diagonal(hessian)
     scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
@@ -49,7 +51,7 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
     # loss(w) = ½‖R w + s‖² + b·w + c, where b is what no row can say.
     rows = root * scale[None, :]
     rest = slope - rows.T @ shift
-    constant = evaluate(loss, unravel(flat)) - 0.5 * jnp.sum(shift**2)
+    constant = evaluate(loss, start) - 0.5 * jnp.sum(shift**2)
     of_leaves = jax.vmap(unravel)(rows)
     of_rest = unravel(rest)
 
@@ -61,32 +63,6 @@ def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
         return total + 0.5 * jnp.sum(z**2)
 
     return jax.make_jaxpr(same)(*leaves)
-
-
-def derivatives(loss: Heads, leaves: Sequence[Array]) -> tuple[Array, Array]:
-    """The gradient and the Hessian of a loss, of all leaves in a row."""
-
-    def gradient(products: list[Array], leaves: list[Array]) -> Array:
-        return ravel_pytree(loss.value_and_gradient(products, leaves)[1])[0]
-
-    products = loss.products(leaves)
-    slope, bend = jax.linearize(gradient, products, list(leaves))
-
-    def rows(leaf: int) -> Array:
-        """Those of one leaf."""
-
-        def row(i: Array) -> Array:
-            units = [jnp.zeros_like(w) for w in leaves]
-            w = leaves[leaf]
-            units[leaf] = jnp.zeros(w.size, w.dtype).at[i].set(1).reshape(w.shape)
-            # The product with a unit vector is read, not computed.
-            pairs = zip(loss.heads, products, strict=True)
-            zs = [h.row(i, z) if h.leaf == leaf else 0 * z for h, z in pairs]
-            return jnp.asarray(bend(zs, units))
-
-        return jax.vmap(row)(jnp.arange(leaves[leaf].size))
-
-    return slope, jnp.concatenate([rows(leaf) for leaf in range(len(leaves))])
 
 
 def factor(matrix: Array, b: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ Of a loss made of matrix products (see `Heads`), products that are known are not
 again, and derivatives are taken of the rest alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from optareg.solve._curvature import curvature
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add
 
-__all__ = ["Point", "Products", "Smooth"]
+__all__ = ["Point", "Products", "Smooth", "value_of"]
 
 Array = jax.Array
 Products = tuple[Array, ...]
@@ -92,9 +92,13 @@ class Smooth(NamedTuple):
         return value
 
     def _of_penalties(self, w: Leaves) -> Array:
-        pairs = zip(self.penalties, w, strict=True)
-        values = [p.leaf_value(x) for p, x in pairs if p is not None]
-        return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
+        return value_of(self.penalties, w)
+
+
+def value_of(penalties: Sequence[Penalty | None], w: Leaves) -> Array:
+    """That of the penalties at w, together; of None it is 0."""
+    values = [p.leaf_value(x) for p, x in zip(penalties, w, strict=True) if p]
+    return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
 
 
 def conjugate(w: Leaves) -> Leaves:

@@ -36,8 +36,9 @@ FULL = 7 / 8
 # The largest set has half of the rows; a quarter, of matrices with more entries.
 MANY_ENTRIES = 2**22
 # How exactly a working set is solved, in parts of what is left to gain: while rows are
-# left out that have something to gain, and when none are.
-INNER, LAST = 0.1, 1e-3
+# left out that have something to gain, and when none are; with a factor, which costs
+# little, more exactly.
+INNER, LAST, LAST_BY_FACTOR = 0.1, 1e-3, 1e-6
 # After so many steps the curvature is another: that of exp(w), from a far start.
 MOST_STEPS = 50
 
@@ -91,7 +92,7 @@ def solve(
     end of the search, and the smooth part there.
     """
     w = first.w
-    plain = problem.unscaled(w)
+    plain, quadratic = problem.unscaled(w), problem.quadratic(w)
     begun = start_at(plain, first._replace(value=first.value + plain.penalty(w)))
     state = State(
         w=w,
@@ -115,7 +116,9 @@ def solve(
             return gaining & (most_rows(problem, state.w) <= full)
 
         def body(state: State) -> State:
-            return round_of(problem, state, sizes, which, tol, max_steps, report)
+            return round_of(
+                problem, state, sizes, which, quadratic, tol, max_steps, report
+            )
 
         return jax.lax.while_loop(going, body, state)
 
@@ -154,6 +157,7 @@ def round_of(
     state: State,
     sizes: Sizes,
     which: Array,
+    quadratic: bool,
     tol: Array,
     max_steps: Array | int,
     report: Callable[..., None] | None,
@@ -161,14 +165,22 @@ def round_of(
     """Chooses a working set, solves it, and checks all rows; without sizes, of all."""
     w = state.w
     chosen: Rows = [None] * len(w)
-    part, here, enough = problem, state.point, tol
+    part, here, enough, gram = problem, state.point, tol, None
     if sizes:
         chosen, complete = choose(problem, state, sizes, which)
         part = problem.take(chosen, w)
         here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
-        share = jnp.where(complete, LAST, INNER).astype(state.distance.dtype)
+        gram = part.gram(here) if quadratic else None
+        last = LAST if gram is None else jnp.where(gram.known, LAST_BY_FACTOR, LAST)
+        share = jnp.where(complete, last, INNER).astype(state.distance.dtype)
         enough = jnp.maximum(tol, share * state.distance)
-    objective = part.objective(here.w)
+    if gram is None:
+        part = part._replace(loss=part.loss.kept())
+        objective = part.objective(here.w)
+    else:
+        part = part._replace(loss=gram.loss)
+        objective = part.objective(here.w, gram)
+        here = here._replace(products=gram.center.products)
     inner = start_at(objective, here)
     if state.hint is not None:
         other = start(objective, take(chosen, state.hint))
@@ -178,18 +190,23 @@ def round_of(
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
     if not sizes:
-        w, g, value, distance = inner.w, inner.g, inner.value, inner.distance
+        w, products, g = inner.w, inner.products, inner.g
+        value, distance = inner.value, inner.distance
     else:
         new = zip(chosen, w, inner.w, strict=True)
         w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
-        g = problem.smooth.gradient(inner.products, w)
-        value = inner.value
-        distance = problem.unscaled(w).distance(w, g, value.dtype)
+        products = inner.products
+        if gram is not None:
+            products = part.smooth.products(inner.w)
+        _, _, value, g = problem.smooth.point(products, w)
+        plain = problem.unscaled(w)
+        value = value + plain.penalty(w)
+        distance = plain.distance(w, g, value.dtype)
     noise = 8 * epsilon(value.dtype) * jnp.abs(value)
     gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
     return State(
         w=w,
-        products=inner.products,
+        products=products,
         hint=None if state.hint is None else w,
         g=g,
         value=value,
@@ -227,12 +244,19 @@ def choose(
         each = blocks.shape[1]
         numbers = [max(1, size // each) for size in sizes]
         _, rows = jax.lax.top_k(score.astype(jnp.float32), numbers[-1])
+        rows = in_order(rows, jnp.array(numbers)[which], len(score))
         if each > 1:
             rows = jnp.asarray(blocks)[rows].ravel()
         counts, filled = tuple(n * each for n in numbers), blocks.size > x.shape[axis]
         chosen.append(Chosen(rows, axis, counts, which, filled))
         complete &= jnp.sum(score > 0) <= jnp.array(numbers)[which]
     return chosen, complete
+
+
+def in_order(rows: Array, number: Array, most: int) -> Array:
+    """The first so many in their order, which is faster to gather; then the others."""
+    last = jnp.arange(len(rows)) >= number
+    return jnp.sort(rows + jnp.where(last, most, 0).astype(rows.dtype)) % most
 
 
 def blocks_of(problem: Composite, w: Leaves) -> list[np.ndarray | None]:

@@ -1,0 +1,90 @@
+"""The linear system of a step of Newton's method, and of a solution's derivative."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from optareg.solve._gram import Gram
+from optareg.solve._leaves import Leaves, add, all_finite, conjugate_gradients, scale
+from optareg.solve._objective import Objective
+from optareg.solve._smooth import Products
+
+__all__ = ["damped", "linear_system", "slope", "solution"]
+
+Array = jax.Array
+Operator = Callable[[Leaves], Leaves]
+
+MOST_CG = 250
+
+
+def slope(objective: Objective, z: Leaves, tau: Array | float) -> Operator:
+    """The derivative of the proximal operator at z: for L1 it keeps the support."""
+    _, dual = jax.linearize(lambda z: objective.dual(z, tau), z)
+    return lambda p: add(p, scale(-1.0, dual(p)))
+
+
+def damped(
+    objective: Objective, w: Leaves, products: Products, damping: Array | float
+) -> Operator:
+    """The Hessian of the smooth part at w, plus `damping` / scales."""
+    product = objective.smooth.hessian(products, w)
+
+    def apply(p: Leaves) -> Leaves:
+        return tuple(
+            h + damping * x / c
+            for h, x, c in zip(product(p), p, objective.scales, strict=True)
+        )
+
+    return apply
+
+
+def linear_system(
+    objective: Objective,
+    hessian: Operator,
+    prox_slope: Operator,
+    tau: Array | float,
+) -> Operator:
+    """The symmetric matrix D H D + D (I − D) / (τ scales), D being `prox_slope`."""
+
+    def matrix(p: Leaves) -> Leaves:
+        q = prox_slope(p)
+        rest = tuple(
+            (a - b) / (tau * c) for a, b, c in zip(p, q, objective.scales, strict=True)
+        )
+        return prox_slope(add(hessian(q), rest))
+
+    return matrix
+
+
+def solution(
+    objective: Objective,
+    hessian: Operator,
+    prox_slope: Operator,
+    damping: Array,
+    tau: Array,
+    b: Leaves,
+    accuracy: Array,
+) -> Leaves:
+    """That of the system with the right side b, to a relative accuracy.
+
+    By conjugate gradients; where the Hessian is a small matrix and the slope diagonal,
+    by a Cholesky factor. There is none where the function is not convex.
+    """
+    smooth, scales = objective.smooth, objective.scales
+    matrix = linear_system(objective, hessian, prox_slope, tau)
+
+    def iterated(most: Array | int) -> Leaves:
+        return conjugate_gradients(matrix, b, scales, accuracy, most)
+
+    if not (isinstance(smooth, Gram) and objective.entrywise):
+        return iterated(MOST_CG)
+    keeps = prox_slope(tuple(map(jnp.ones_like, b)))
+    # What the matrix has beside D H D.
+    pairs = zip(keeps, scales, strict=True)
+    more = tuple(d * (damping * d + (1 - d) / tau) / c for d, c in pairs)
+    x = smooth.solve(keeps, more, b)
+    known = all_finite(x)
+    other = iterated(jnp.where(known, 0, MOST_CG))
+    pairs = zip(x, other, strict=True)
+    return tuple(jnp.where(known, a, b) for a, b in pairs)

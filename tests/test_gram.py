@@ -1,0 +1,248 @@
+"""`Gram`: a quadratic loss by its Hessian is the same loss, and as well solved."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+import sklearn.linear_model
+
+from optareg import L1, L2, MCP, ElasticNet, GroupLasso, masked, minimize, path
+from optareg.solve import _gram
+from optareg.solve._composite import Composite
+from optareg.solve._gram import Gram
+from optareg.solve._heads import Heads
+from optareg.solve._products import Chosen
+from optareg.solve._working_set import in_order
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RNG = np.random.default_rng(0)
+X, y = RNG.normal(size=(30, 12)), RNG.normal(size=30)
+ROWS, SIZES = np.array([3, 1, 4, 11, 5, 9, 2, 6]), (4, 8)
+
+
+def loss(w, b):
+    return 0.5 * jnp.mean((y - X @ w - b) ** 2)
+
+
+def composite(loss=loss, leaves=None, penalties=None):
+    leaves = leaves or (jnp.zeros(12), jnp.zeros(()))
+    program = jax.make_jaxpr(loss)(*leaves)
+    penalties = penalties or (ElasticNet(0.1, 0.2), L2(0.3))
+    return Composite(Heads.of(program, leaves), penalties)
+
+
+def chosen(which):
+    return Chosen(jnp.asarray(ROWS), 0, SIZES, which, False), None
+
+
+def two_points():
+    """With zeros past the first four of the chosen rows."""
+    rng = np.random.default_rng(1)
+    w, v = (jnp.asarray(np.append(rng.normal(size=4), np.zeros(4))) for _ in range(2))
+    return (w, jnp.array(0.5)), (v, jnp.array(-0.5))
+
+
+@pytest.fixture
+def small_sets(monkeypatch):
+    """A matrix for the smaller size, with the intercept, and none for the larger."""
+    monkeypatch.setattr(_gram, "MOST_PARAMETERS", 5)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.usefixtures("small_sets")
+def test_it_is_the_same_function(which):
+    center, w = two_points()
+
+    @jax.jit
+    def both(which):
+        part = composite().take(chosen(which), (jnp.zeros(12), jnp.zeros(())))
+        here = part.point(center)
+        plain = part.unscaled(center)
+        gram = part.gram(here._replace(value=here.value + plain.penalty(center)))
+        return [known(smooth, w) for smooth in (part.smooth, gram)]
+
+    def known(smooth, w):
+        products = smooth.products(w)
+        _, _, value, g = smooth.point(products, w)
+        step = jax.tree.map(jnp.sin, w)
+        bent = smooth.hessian(products, w)(step)
+        assert smooth.value(products, w).shape == ()
+        return value, smooth.gradient(products, w), g, bent, smooth.curvature(w)
+
+    expected, found = both(jnp.array(which))
+    places = np.arange(8) < SIZES[which]
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        right = np.where(places, a, 0) if a.ndim else a
+        np.testing.assert_allclose(
+            np.where(places, b, 0) if a.ndim else b, right, 1e-12
+        )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.usefixtures("small_sets")
+def test_its_linear_system_is_solved_as_by_numpy(which):
+    center, _ = two_points()
+    rng = np.random.default_rng(2)
+    keeps, more = np.array([1, 1, 0, 1, 0, 0, 0, 0.0]), rng.random(8)
+    more = np.where(keeps == 0, [0, 0, 0, 0, 1, 1, 1, 1], more)
+    b = keeps * rng.normal(size=8)
+    one = jnp.array(1.0)
+
+    @jax.jit
+    def solve(which):
+        part = composite().take(chosen(which), (jnp.zeros(12), jnp.zeros(())))
+        gram = part.gram(part.point(center))
+        given = (keeps, one), (more, 0 * one), (b, one)
+        return gram.known, gram.solve(*jax.tree.map(jnp.asarray, given))
+
+    known, (x, x_b) = solve(jnp.array(which))
+    assert known == (which == 0)
+    if not known:
+        assert np.isnan(x).all()
+        return
+    A = np.column_stack([X[:, ROWS[:4]], np.ones(30)])
+    H = A.T @ A / 30 + np.diag([0.4] * 4 + [0.6])
+    d = np.append(keeps[:4], 1)
+    matrix = d[:, None] * H * d + np.diag(np.append(more[:4], 0))
+    some = np.diag(matrix) > 0
+    expected = np.zeros(5)
+    right = np.append(b[:4], 1)
+    expected[some] = np.linalg.solve(matrix[np.ix_(some, some)], right[some])
+    np.testing.assert_allclose(np.append(x[:4], x_b), expected, rtol=1e-12)
+    np.testing.assert_array_equal(x[4:], 0)
+
+
+def test_it_is_for_few_real_numbers_in_a_row():
+    def gram_of(leaf, loss):
+        part = composite(loss, (leaf,), (L1(0.1),))
+        which = Chosen(jnp.arange(4), 0, (2, 4), jnp.array(0), False)
+        part = part.take((which,), (leaf,))
+        return part.gram(part.point((leaf[:4],)))
+
+    def squares(w):
+        return jnp.sum(jnp.abs(X @ w) ** 2)
+
+    assert isinstance(gram_of(jnp.zeros(12), squares), Gram)
+    assert gram_of(jnp.zeros((12, 2)), squares) is None
+    assert gram_of(jnp.zeros(12, complex), squares) is None
+    # More columns than rows.
+    assert gram_of(jnp.zeros(12), lambda w: jnp.sum((X[:1] @ w) ** 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "quadratic"),
+    [("squares", True), ("logistic", False), ("absolute", False)],
+)
+def test_only_what_is_quadratic_is_taken_for_it(name, quadratic):
+    losses = {
+        "squares": loss,
+        "logistic": lambda w, b: jnp.mean(jax.nn.softplus(-y * (X @ w + b))),
+        "absolute": lambda w, b: jnp.mean(jnp.abs(y - X @ w - b)),
+    }
+    start = jnp.zeros(12), jnp.zeros(())
+    assert composite(losses[name]).quadratic(start) == quadratic
+    # So must be the smooth part of penalties.
+    assert not composite(loss, start, (MCP(0.1), L2(0.3))).quadratic(start)
+
+
+def test_rows_in_use_are_in_order():
+    rows = jnp.array([7, 2, 5, 0, 3], jnp.int32)
+    np.testing.assert_array_equal(in_order(rows, jnp.array(3), 9), [2, 5, 7, 0, 3])
+    np.testing.assert_array_equal(in_order(rows, jnp.array(5), 9), [0, 2, 3, 5, 7])
+
+
+@functools.cache
+def correlated(n=300, p=200):
+    """Neighbouring columns correlate by .95; one is there twice, one in other units."""
+    rng = np.random.default_rng(0)
+    A = scipy.signal.lfilter([1.0], [1.0, -0.95], rng.normal(size=(n, p)), axis=1)
+    A[:, 7] = A[:, 8]
+    A[:, 20] *= 1e4
+    w = np.zeros(p)
+    w[[3, 8, 60, 61, 150]] = [3, -2, 1, 1, -4]
+    return A, A @ w + rng.normal(size=n)
+
+
+def squares_of(A, b, w):
+    return 0.5 * jnp.mean((b - A @ w) ** 2)
+
+
+def relative_gap(A, b, w, l1):
+    """The duality gap of a lasso, in parts of its objective."""
+    r = b - A @ w
+    value = r @ r / 2 / len(b) + l1 * np.abs(w).sum()
+    theta = r * min(1, l1 * len(b) / np.abs(A.T @ r).max())
+    dual = (b @ b - (b - theta) @ (b - theta)) / 2 / len(b)
+    return (value - dual) / value
+
+
+@pytest.mark.parametrize("units", [1.0, 1e-4, 500.0])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_correlated_columns_are_solved_in_few_steps(dtype, units):
+    A, b = (x.astype(dtype).astype(float) for x in correlated())
+    b = (units * b).astype(dtype).astype(float)
+    l1 = float(np.asarray(0.05 * np.abs(A[:, :20].T @ b).max() / len(b), dtype))
+
+    @jax.jit
+    def solve(A, b, l1):
+        start = jnp.zeros(A.shape[1], A.dtype)
+        return minimize(functools.partial(squares_of, A, b), start, L1(l1))
+
+    found = solve(*(jnp.asarray(x, dtype) for x in (A, b, l1)))
+    assert found.converged
+    assert found.steps < 50
+    w = np.asarray(found.params, float)
+    if dtype == "float64":
+        assert relative_gap(A, b, w, l1) < 1e-6
+    # With a column in other units the gap has few digits in single precision.
+    model = sklearn.linear_model.Lasso(l1, fit_intercept=False, tol=1e-12)
+    expected = model.set_params(max_iter=10**6).fit(A, b).coef_
+    values = [squares_of(A, b, x) + l1 * np.abs(x).sum() for x in (w, expected)]
+    assert values[0] <= values[1] * (1 + 1e-8)
+
+
+def test_a_path_of_correlated_columns_has_no_gap():
+    A, b = correlated()
+    A = A / A.std(axis=0)
+    grid = np.abs(A.T @ b).max() / len(b) * np.array([0.5, 0.1, 0.02])
+    found = path(functools.partial(squares_of, A, b), jnp.zeros(200), L1(grid))
+    assert np.all(found.converged)
+    for l1, w in zip(grid, np.asarray(found.params), strict=True):
+        assert relative_gap(A, b, w, l1) < 1e-6
+
+
+@pytest.mark.parametrize("way", ["by group", "with an intercept", "positive"])
+def test_what_couples_or_is_free_converges_too(way):
+    A, b = correlated()
+
+    def loss(params):
+        return 0.5 * jnp.mean((b - A @ params["w"] - params["b"]) ** 2)
+
+    strength = 0.05 * np.abs(A[:, :20].T @ b).max() / len(b)
+    penalty = {
+        "by group": GroupLasso(strength, groups=np.repeat(np.arange(50), 4)),
+        "with an intercept": L1(strength),
+        "positive": L1(strength, positive=True),
+    }[way]
+    start = {"w": jnp.zeros(200), "b": jnp.zeros(())}
+    found = minimize(loss, start, masked(penalty, {"w": True, "b": False}))
+    assert found.converged
+    assert abs(np.mean(b - A @ found.params["w"]) - found.params["b"]) < 1e-8
+
+
+def test_a_quadratic_without_a_minimum_is_no_solution():
+    A, b = correlated()
+
+    def loss(w):
+        return squares_of(A, b, w) - 3 * jnp.mean((A[:50] @ w) ** 2)
+
+    found = minimize(loss, jnp.zeros(200), L1(0.1), max_steps=30)
+    assert not found.converged
+    assert np.all(np.isfinite(found.params))
+    assert loss(found.params) + 0.1 * jnp.sum(jnp.abs(found.params)) < loss(
+        jnp.zeros(200)
+    )
