@@ -1,13 +1,14 @@
 """`Heads`: a loss split into matrix products and the rest is the same loss."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.linear_model
 
 from optareg import L1, minimize
-from optareg.solve import _products
+from optareg.solve import _heads, _products
 from optareg.solve._curvature import curvature
 from optareg.solve._heads import Heads, evaluate
 from optareg.solve._products import Chosen, Cut
@@ -252,6 +253,25 @@ def test_products_with_unit_vectors_are_read(name):
         like = jnp.asarray(expected[0])
         found = head.of_units(jnp.array(1), len(units) - 1, like)
         np.testing.assert_array_equal(found, expected[1:])
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_matrix_of_a_hessian_is_that_of_jax(parts, monkeypatch):
+    """Of two leaves with products and one without, in one part or in several."""
+    monkeypatch.setattr(_heads, "ENTRIES", 1 if parts > 1 else 10**6)
+    monkeypatch.setattr(_heads, "MOST_PARTS", parts)
+
+    def loss(w, b, v):
+        z = X @ w + b * y + jnp.sum(v @ A[0])
+        return jnp.sum((z - y) ** 2) + 3 * b**2 + jnp.sum((X[:3] @ w) ** 2) * 2
+
+    leaves = [jnp.zeros(5), jnp.zeros(()), jnp.zeros(4)]
+    heads = split(loss, leaves)
+    assert [axis is None for axis in heads.axes] == [False, True, False]
+    flat, unravel = jax.flatten_util.ravel_pytree(leaves)
+    expected = jax.hessian(lambda flat: loss(*unravel(flat)))(flat)
+    found = jax.jit(heads.hessian_matrix)(leaves)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 # The four ways in which a leaf and a matrix meet, with their NumPy transposes.

@@ -21,7 +21,7 @@ __all__ = ["Heads", "evaluate"]
 Array = jax.Array
 
 # A Hessian is made in so many parts at most, of about so many numbers of data.
-MOST_PARTS, ENTRIES = 8, 2**23
+MOST_PARTS, ENTRIES = 8, 2**22
 
 
 class Heads(NamedTuple):

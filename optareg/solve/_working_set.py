@@ -92,7 +92,9 @@ def solve(
     end of the search, and the smooth part there.
     """
     w = first.w
-    plain, quadratic = problem.unscaled(w), problem.quadratic(w)
+    plain = problem.unscaled(w)
+    # From a hint, on a path, it takes too few steps for a matrix to pay.
+    quadratic = hint is None and problem.quadratic(w)
     begun = start_at(plain, first._replace(value=first.value + plain.penalty(w)))
     state = State(
         w=w,
