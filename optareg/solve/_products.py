@@ -182,8 +182,7 @@ class Cut(NamedTuple):
         """The product with `w`."""
 
         def product(part: Head, size: int, w: Array) -> Array:
-            matrix = in_a_row(part.matrix).reshape(part.matrix.shape)
-            return part._replace(matrix=matrix)(self._first(w, size))
+            return part(self._first(w, size))
 
         return self._of_part(product, w)
 
