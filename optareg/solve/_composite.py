@@ -74,7 +74,7 @@ class Composite(NamedTuple):
         return self.unscaled(w)._replace(smooth=smooth, scales=scales)
 
     def gram(self, here: Point) -> Gram | None:
-        """If that is quadratic, and it pays: in another form.
+        """A quadratic smooth part by its Hessian; None where that does not pay.
 
         The value of the point is that of the whole objective.
         """

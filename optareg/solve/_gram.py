@@ -17,8 +17,8 @@ from optareg.penalties._base import Penalty
 from optareg.solve._curvature import curvature, of_penalty
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add, dot, scale
-from optareg.solve._products import Chosen, one_of, only_one_of
-from optareg.solve._smooth import Point, Products, Smooth, value_of
+from optareg.solve._products import Chosen
+from optareg.solve._smooth import Point, Products, Smooth, bend_of
 
 __all__ = ["Gram"]
 
@@ -73,7 +73,7 @@ class Gram(NamedTuple):
         if not of_sizes:
             return None
         others = [i for i in range(self._sizes) if i not in of_sizes]
-        hessians = only_one_of(self._some_chosen, of_sizes, w)
+        hessians = self._some_chosen.only_one(of_sizes, w)
         return self._replace(loss=loss.kept(others), hessians=hessians)
 
     @property
@@ -156,8 +156,7 @@ class Gram(NamedTuple):
 
     def _of_size(self, f: Callable[[int, Any], Leaves], x: Any) -> Leaves:
         """The function f of the size that it is."""
-        branches = [functools.partial(f, i) for i in range(self._sizes)]
-        result: Leaves = one_of(self._some_chosen.which, branches, x)
+        result: Leaves = self._some_chosen.of_size(f, x)
         return result
 
     def _first(self, w: Leaves, i: int) -> Leaves:
@@ -193,7 +192,5 @@ class Gram(NamedTuple):
             bent = part.hessian(anywhere, first)(self._first(p, i))
             return self._leaves(jnp.concatenate([x.ravel() for x in bent]), i)
 
-        _, bend = jax.linearize(
-            jax.grad(functools.partial(value_of, self.penalties)), self.center.w
-        )
+        bend = bend_of(self.penalties, self.center.w)
         return add(self._of_size(of_size, p), bend(p))

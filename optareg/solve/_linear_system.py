@@ -66,10 +66,11 @@ def solution(
     b: Leaves,
     accuracy: Array,
 ) -> Leaves:
-    """That of the system with the right side b, to a relative accuracy.
+    """Solves the system with the right side b, to a relative accuracy.
 
-    By conjugate gradients; where the Hessian is a small matrix and the slope diagonal,
-    by a Cholesky factor. There is none where the function is not convex.
+    Where the Hessian is a small matrix and the slope is diagonal, a Cholesky factor
+    does it. There is none where the function is not convex; there, and for all else,
+    conjugate gradients do.
     """
     smooth, scales = objective.smooth, objective.scales
     matrix = linear_system(objective, hessian, prox_slope, tau)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from optareg.penalties._numbers import rows_of
 
-__all__ = ["Chosen", "Cut", "Head", "Rows", "one_of", "only_one_of"]
+__all__ = ["Chosen", "Cut", "Head", "Rows"]
 
 Array = jax.Array
 
@@ -115,6 +115,30 @@ class Chosen(NamedTuple):
         unique = not self.filled
         return jnp.zeros_like(x).at[at].set(values, mode="drop", unique_indices=unique)
 
+    def of_size(self, f: Callable[[int, Any], Any], x: Any) -> Any:
+        """f(i, x), where i is the place of the size that it is."""
+        branches = [functools.partial(f, i) for i in range(len(self.sizes))]
+        if len(branches) == 1:
+            return branches[0](x)
+        return jax.lax.switch(self.which, branches, x)
+
+    def only_one(
+        self, arrays: Mapping[int, Callable[[Any], Array]], x: Any
+    ) -> dict[int, Array]:
+        """For some of the sizes an array, a function of x; only one is computed.
+
+        That of the size that it is. The others are zeros, which are written sooner than
+        numbers are read.
+        """
+        likes = {i: jax.eval_shape(array, x) for i, array in arrays.items()}
+
+        def only(i: int, x: Any) -> dict[int, Array]:
+            nothing = {j: jnp.zeros(y.shape, y.dtype) for j, y in likes.items()}
+            return nothing | ({i: arrays[i](x)} if i in arrays else {})
+
+        result: dict[int, Array] = self.of_size(only, x)
+        return result
+
     def worked_on(self, like: Array) -> Array:
         """Where an array of these rows, of the shape of `like`, may change."""
         number = jnp.array(self.sizes)[self.which]
@@ -152,7 +176,7 @@ class Cut(NamedTuple):
             return in_a_row(self._gathered(i, rows))
 
         of_sizes = {i: functools.partial(matrix, i) for i in sizes}
-        matrices = only_one_of(self.chosen, of_sizes, self.chosen.rows)
+        matrices = self.chosen.only_one(of_sizes, self.chosen.rows)
         return self._replace(
             flat=tuple(map(matrices.get, range(len(self.chosen.sizes))))
         )
@@ -208,10 +232,7 @@ class Cut(NamedTuple):
         def of_size(i: int, x: Array) -> Array:
             return f(self.part(i), self.chosen.sizes[i], x)
 
-        branches = [
-            functools.partial(of_size, i) for i in range(len(self.chosen.sizes))
-        ]
-        result: Array = one_of(self.chosen.which, branches, x)
+        result: Array = self.chosen.of_size(of_size, x)
         return result
 
     def _first(self, w: Array, size: int) -> Array:
@@ -229,27 +250,4 @@ def in_a_row(matrix: Array) -> Array:
 def as_it_is(x: Array) -> Array:
     """As an array of its own, which XLA does not merge with what is made of it."""
     result: Array = jax.lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
-    return result
-
-
-def one_of(which: Array, branches: Sequence[Callable[..., Any]], x: Any) -> Any:
-    """branches[which](x)."""
-    return branches[0](x) if len(branches) == 1 else jax.lax.switch(which, branches, x)
-
-
-def only_one_of(
-    chosen: Chosen, arrays: Mapping[int, Callable[[Any], Array]], x: Any
-) -> dict[int, Array]:
-    """For some of the sizes an array, a function of x; only that in use is computed.
-
-    The others are zeros, which are written sooner than numbers are read.
-    """
-    likes = {i: jax.eval_shape(array, x) for i, array in arrays.items()}
-
-    def only(i: int, x: Any) -> dict[int, Array]:
-        nothing = {j: jnp.zeros(y.shape, y.dtype) for j, y in likes.items()}
-        return nothing | ({i: arrays[i](x)} if i in arrays else {})
-
-    branches = [functools.partial(only, i) for i in range(len(chosen.sizes))]
-    result: dict[int, Array] = one_of(chosen.which, branches, x)
     return result

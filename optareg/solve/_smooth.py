@@ -4,6 +4,7 @@ Of a loss made of matrix products (see `Heads`), products that are known are not
 again, and derivatives are taken of the rest alone.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from optareg.solve._curvature import curvature
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add
 
-__all__ = ["Point", "Products", "Smooth", "value_of"]
+__all__ = ["Point", "Products", "Smooth", "bend_of"]
 
 Array = jax.Array
 Products = tuple[Array, ...]
@@ -70,7 +71,7 @@ class Smooth(NamedTuple):
     def hessian(self, products: Products, w: Leaves) -> Callable[[Leaves], Leaves]:
         """The derivative of the gradient there."""
         bend = self.loss.hessian(products, w)
-        _, of_penalties = jax.linearize(jax.grad(self._of_penalties), w)
+        of_penalties = bend_of(self.penalties, w)
         return lambda p: conjugate(add(bend(p), of_penalties(p)))
 
     def curvature(self, w: Leaves) -> Leaves:
@@ -97,8 +98,18 @@ class Smooth(NamedTuple):
 
 def value_of(penalties: Sequence[Penalty | None], w: Leaves) -> Array:
     """That of the penalties at w, together; of None it is 0."""
-    values = [p.leaf_value(x) for p, x in zip(penalties, w, strict=True) if p]
+    pairs = zip(penalties, w, strict=True)
+    values = [p.leaf_value(x) for p, x in pairs if p is not None]
     return sum(values, start=jnp.zeros((), widest(*(x.real.dtype for x in w))))
+
+
+def bend_of(
+    penalties: Sequence[Penalty | None], w: Leaves
+) -> Callable[[Leaves], Leaves]:
+    """The derivative of their gradient at w."""
+    _, bend = jax.linearize(jax.grad(functools.partial(value_of, penalties)), w)
+    result: Callable[[Leaves], Leaves] = bend
+    return result
 
 
 def conjugate(w: Leaves) -> Leaves:

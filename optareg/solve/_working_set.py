@@ -93,8 +93,9 @@ def solve(
     """
     w = first.w
     plain = problem.unscaled(w)
+    programs = sizes_of(problem, w)
     # From a hint, on a path, it takes too few steps for a matrix to pay.
-    quadratic = hint is None and problem.quadratic(w)
+    quadratic = len(programs) > 1 and hint is None and problem.quadratic(w)
     begun = start_at(plain, first._replace(value=first.value + plain.penalty(w)))
     state = State(
         w=w,
@@ -124,7 +125,7 @@ def solve(
 
         return jax.lax.while_loop(going, body, state)
 
-    for sizes in sizes_of(problem, w):
+    for sizes in programs:
 
         def one_size(state: State, which: Array, sizes: Sizes = sizes) -> Any:
             return rounds(state, sizes, which), None
