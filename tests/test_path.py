@@ -25,8 +25,8 @@ from optareg import (
     strength_grid,
 )
 from optareg.solve._composite import Composite
-from optareg.solve._heads import Heads, evaluate
-from optareg.solve._quadratic import reduced
+from optareg.solve._heads import Heads
+from optareg.solve._quadratic import by_hessian
 from optareg.solve._smooth import Point
 from optareg.solve._trail import Trail
 from optareg.solve._working_set import solve
@@ -402,14 +402,14 @@ def test_a_hint_is_taken_if_the_objective_is_less_there():
     np.testing.assert_array_equal(same, plain)
 
 
-# Fewer rows for quadratic losses.
+# Quadratic losses of many rows, by their Hessian.
 
 
 def traced(loss, *leaves):
     return jax.make_jaxpr(loss)(*leaves), leaves
 
 
-def test_a_reduced_loss_is_the_same_function():
+def test_a_loss_by_its_hessian_is_the_same_function():
     rng = np.random.default_rng(0)
     X, y = data("raw columns")
     X = np.column_stack([X, X[:, 0], np.zeros(len(y)), np.ones(len(y))])
@@ -419,13 +419,12 @@ def test_a_reduced_loss_is_the_same_function():
         return 0.5 * jnp.mean((y - X @ w - b) ** 2) + slopes @ w - 0.1 * b
 
     program, leaves = traced(loss, jnp.zeros(X.shape[1]), jnp.zeros(()))
-    quick = reduced(program, leaves)
-    rows = {v.aval.shape[0] for v in quick.jaxpr.constvars if v.aval.ndim}
-    assert max(rows) <= X.shape[1] + 1 < len(y)
+    gram = by_hessian(program, leaves)
+    assert gram.entries == (X.shape[1] + 1) ** 2
     for _ in range(3):
         w, b = rng.normal(size=X.shape[1]), rng.normal()
-        np.testing.assert_allclose(evaluate(quick, (w, b)), loss(w, b), rtol=1e-11)
-        ours = jax.grad(lambda *x: evaluate(quick, x), argnums=(0, 1))(w, b)
+        np.testing.assert_allclose(gram((w, b)), loss(w, b), rtol=1e-11)
+        ours = gram.value_and_gradient(gram.products((w, b)), (w, b))[1]
         expected = jax.grad(loss, argnums=(0, 1))(w, b)
         scale = np.abs(expected[0]).max()
         for a, b in zip(ours, expected, strict=True):
@@ -445,22 +444,21 @@ def test_a_reduced_loss_is_the_same_function():
 def test_other_losses_are_left_as_they_are(loss):
     X, y = data("diabetes")
     program, leaves = traced(functools.partial(loss, X, y), jnp.zeros(10))
-    assert reduced(program, leaves) is None
+    assert by_hessian(program, leaves) is None
 
 
-def check_same(loss, leaves, rows, scales=1.0):
-    """`reduced` has few rows, and its value and gradient are those of the loss."""
+def check_same(loss, leaves, scales=1.0):
+    """Value and gradient by the Hessian are those of the loss."""
     program, leaves = traced(loss, *leaves)
-    quick = reduced(program, leaves)
-    assert max(v.aval.shape[0] for v in quick.jaxpr.constvars if v.aval.ndim) <= rows
+    gram = by_hessian(program, leaves)
     rng = np.random.default_rng(0)
     every = tuple(range(len(leaves)))
     for _ in range(3):
         # Each coefficient of the size that its column asks for.
         at = [rng.normal(size=leaf.shape) for leaf in leaves]
         at[0] = at[0] / scales
-        np.testing.assert_allclose(evaluate(quick, at), loss(*at), rtol=1e-11)
-        ours = jax.grad(lambda *x: evaluate(quick, x), every)(*at)
+        np.testing.assert_allclose(gram(at), loss(*at), rtol=1e-11)
+        ours = gram.value_and_gradient(gram.products(at), at)[1]
         expected = jax.grad(loss, every)(*at)
         ours, expected = ([g[0] / scales, *g[1:]] for g in (ours, expected))
         for a, b in zip(ours, expected, strict=True):
@@ -468,17 +466,17 @@ def check_same(loss, leaves, rows, scales=1.0):
 
 
 @pytest.mark.parametrize("distance", [1e-4, 1e-7, 1e-10, 0])
-def test_a_reduced_loss_is_the_same_for_columns_nearly_alike(distance):
+def test_by_its_hessian_it_is_the_same_for_columns_nearly_alike(distance):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 10))
     X = np.column_stack([X, X[:, 0] + distance * rng.normal(size=200)])
     y, slopes = rng.normal(size=200), rng.normal(size=11)
     slopes[10] = slopes[0]
-    check_same(lambda w: squared(X, y)(w) + slopes @ w, (jnp.zeros(11),), rows=11)
+    check_same(lambda w: squared(X, y)(w) + slopes @ w, (jnp.zeros(11),))
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e4])
-def test_a_reduced_loss_is_the_same_for_columns_of_all_scales(spread):
+def test_by_its_hessian_it_is_the_same_for_columns_of_all_scales(spread):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 12)) * np.geomspace(1, spread, 12)
     X = np.column_stack([X, X[:, 3], np.zeros(200), np.ones(200), X[:, 0] - X[:, 1]])
@@ -488,20 +486,20 @@ def test_a_reduced_loss_is_the_same_for_columns_of_all_scales(spread):
         return 0.5 * jnp.mean((y - X @ w - b) ** 2) + slopes @ w + 0.3 * b + 2.0
 
     scales = np.maximum(X.std(axis=0), 1)
-    check_same(loss, (jnp.zeros(16), jnp.zeros(())), rows=17, scales=scales)
+    check_same(loss, (jnp.zeros(16), jnp.zeros(())), scales=scales)
 
 
-def test_a_reduced_loss_keeps_a_slope_where_no_row_is():
+def test_by_its_hessian_it_keeps_a_slope_where_no_row_is():
     X = np.column_stack([np.random.default_rng(0).normal(size=(50, 3)), np.zeros(50)])
     y = np.ones(50)
 
     def loss(w):
         return 0.5 * jnp.mean((y - X @ w) ** 2) + jnp.array([0, 0, 0, 0.5]) @ w
 
-    check_same(loss, (jnp.zeros(4),), rows=4)
+    check_same(loss, (jnp.zeros(4),))
 
 
-def test_losses_are_reduced_under_vmap_as_alone():
+def test_by_its_hessian_it_is_the_same_under_vmap():
     X, y = data("tall")
     kept = np.random.default_rng(0).integers(0, 2, size=(3, len(y))).astype(float)
     point = np.linspace(-1, 1, 30)
@@ -510,9 +508,9 @@ def test_losses_are_reduced_under_vmap_as_alone():
         def loss(w):
             return 0.5 * jnp.mean(kept * (y - X @ w) ** 2) + 0.1 * jnp.ones(30) @ w
 
-        quick = reduced(*traced(loss, jnp.zeros(30)))
-        assert quick is not None
-        both = [lambda w: evaluate(quick, [w]), loss]
+        gram = by_hessian(*traced(loss, jnp.zeros(30)))
+        assert gram is not None
+        both = [lambda w: gram((w,)), loss]
         return [jax.value_and_grad(f)(jnp.asarray(point)) for f in both]
 
     ours, expected = jax.jit(jax.vmap(value_and_gradient))(kept)
@@ -528,19 +526,19 @@ def test_a_huber_loss_is_left_as_it_is():
         r = jnp.abs(y - X @ w)
         return jnp.mean(jnp.where(r < 1, 0.5 * r**2, r - 0.5))
 
-    assert reduced(*traced(huber, jnp.zeros(10))) is None
+    assert by_hessian(*traced(huber, jnp.zeros(10))) is None
 
 
 def test_matrices_and_wide_data_are_left_as_they_are():
     X, y = data("wide")
-    assert reduced(*traced(squared(X, y), jnp.zeros(100))) is None
+    assert by_hessian(*traced(squared(X, y), jnp.zeros(100))) is None
     X, y = data("diabetes")
     several = np.stack([y, -y, y**2], axis=1)
 
     def loss(w):
         return jnp.mean((several - X @ w) ** 2)
 
-    assert reduced(*traced(loss, jnp.zeros((10, 3)))) is None
+    assert by_hessian(*traced(loss, jnp.zeros((10, 3)))) is None
 
 
 # The strength to begin with.

@@ -47,7 +47,7 @@ class Composite(NamedTuple):
       chosen: the rows that the leaves are, if not all.
     """
 
-    loss: Heads
+    loss: Heads | Gram
     penalties: tuple[Penalty, ...]
     units: Leaves = ()
     chosen: tuple[Chosen | None, ...] = ()
@@ -66,29 +66,36 @@ class Composite(NamedTuple):
         """The smooth part at w."""
         return self.smooth.point(self.smooth.products(w), w)
 
-    def objective(self, w: Leaves, smooth: Smooth | Gram | None = None) -> Objective:
-        """With the scales at the leaves w; `smooth` is another form of that part."""
-        smooth = self.smooth if smooth is None else smooth
-        pairs = zip(smooth.curvature(w), self.penalties, strict=True)
+    def objective(self, w: Leaves) -> Objective:
+        """With the scales at the leaves w."""
+        pairs = zip(self.smooth.curvature(w), self.penalties, strict=True)
         scales = tuple(inverse(*pair) for pair in pairs)
-        return self.unscaled(w)._replace(smooth=smooth, scales=scales)
+        return self.unscaled(w)._replace(scales=scales)
 
-    def gram(self, here: Point) -> Gram | None:
-        """A quadratic smooth part by its Hessian; None where that does not pay.
+    def around(self, here: Point) -> tuple[Self, Point]:
+        """The same where a quadratic loss is known at a point.
 
         The value of the point is that of the whole objective.
         """
-        value = here.value - self.unscaled(here.w).penalty(here.w)
-        chosen = self.chosen or (None,) * len(here.w)
-        return Gram.of(self.smooth, here._replace(value=value), chosen)
+        norms = self.unscaled(here.w).penalty(here.w)
+        smooth, there = self.smooth.around(here._replace(value=here.value - norms))
+        return self._replace(loss=smooth.loss), there._replace(value=here.value)
+
+    def worked_on(self, here: Point, quadratic: bool) -> tuple[Self, Point]:
+        """For many products; of a quadratic loss by a matrix, where it pays."""
+        loss = self.loss
+        if isinstance(loss, Heads):
+            gram = Gram.of(loss, here.w, self.chosen) if quadratic else None
+            loss = loss.kept() if gram is None else gram
+        new = self._replace(loss=loss)
+        return new.around(here) if isinstance(loss, Gram) else (new, here)
 
     def quadratic(self, w: Leaves) -> bool:
-        """Whether the smooth part is known to be quadratic."""
-
-        def value(*w: Array) -> Array:
-            return self.smooth.value(self.smooth.products(w), w)
-
-        return is_quadratic(jax.make_jaxpr(value)(*w), w)
+        """Whether the loss is known to be quadratic."""
+        if isinstance(self.loss, Gram):
+            return True
+        loss = self.loss
+        return is_quadratic(jax.make_jaxpr(lambda *w: loss(w))(*w), w)
 
     def unscaled(self, w: Leaves) -> Objective:
         """Without scales."""
@@ -106,5 +113,5 @@ class Composite(NamedTuple):
         penalties = (p if c is None else p.take(c.rows, c.axis, x) for c, p, x in parts)
         pairs = zip(chosen, self.units, strict=False)  # If there are units.
         units = (u if c is None or u.ndim == 0 else c.take(u, 1) for c, u in pairs)
-        heads = self.loss.take(chosen)
-        return Composite(heads, tuple(penalties), tuple(units), tuple(chosen))
+        loss = self.loss.take(chosen)
+        return Composite(loss, tuple(penalties), tuple(units), tuple(chosen))

@@ -12,7 +12,7 @@ from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 
-__all__ = ["curvature", "inverse"]
+__all__ = ["diagonal", "inverse", "of_both"]
 
 Array = jax.Array
 
@@ -23,17 +23,20 @@ EXACT, PROBES, HEAD_PROBES = 512, 16, 4
 BATCH = 16
 
 
-def curvature(
-    loss: Heads, smooth: Sequence[Penalty | None], w: Leaves
-) -> tuple[Array, ...]:
-    """The diagonal of the Hessian of loss + smooth penalties at w, for each leaf."""
+def diagonal(loss: Heads, w: Leaves) -> tuple[Array, ...]:
+    """The diagonal of the loss's Hessian at w, for each leaf."""
     with_head = [axis is not None for axis in loss.axes]
-    diagonal = [
+    result = [
         jnp.zeros_like(x.real) if h else d
         for h, x, d in zip(with_head, w, of_leaves(loss, w), strict=True)
     ]
     for leaf, d in of_heads(loss, w):
-        diagonal[leaf] = diagonal[leaf] + d
+        result[leaf] = result[leaf] + d
+    return tuple(result)
+
+
+def of_both(diagonal: Leaves, smooth: Sequence[Penalty | None], w: Leaves) -> Leaves:
+    """The size of that of the loss + smooth penalties at w."""
     rows = zip(smooth, w, diagonal, strict=True)
     return tuple(jnp.abs(d + of_penalty(p, x)) for p, x, d in rows)
 

@@ -1,132 +1,178 @@
-"""`Gram`: a quadratic smooth function near a point, by its Hessian as a matrix.
+"""`Gram`: a quadratic loss near a point, by its Hessian as a matrix.
 
 For a squared error that is the Gram matrix of the columns at work. Where they are few,
 a product with it takes less than one with them, and linear systems are solved by its
-Cholesky factor, however correlated columns are.
+Cholesky factor, however correlated columns are. On a path with many more rows than
+columns it is made once for all strengths.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from optareg._tree import epsilon
-from optareg.penalties._base import Penalty
-from optareg.solve._curvature import curvature, of_penalty
+from optareg.solve._curvature import diagonal
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves, add, dot, scale
-from optareg.solve._products import Chosen
-from optareg.solve._smooth import Point, Products, Smooth, bend_of
+from optareg.solve._products import Chosen, Rows
 
 __all__ = ["Gram"]
 
 Array = jax.Array
 
-# With more parameters it takes longer than it saves; with more of them than so many
-# times the rows of the data, products with these take less.
+# From data: with more parameters a matrix takes longer than it saves; with more of them
+# than so many times the rows of the data, products with these take less.
 MOST_PARAMETERS, MOST_PER_ROW = 72, 1.25
+# A factor of a larger matrix takes longer than conjugate gradients with it.
+MOST_FACTORED = 72
 
 
 class Gram(NamedTuple):
-    """value + g·d + ½ dᵀHd of d = w − center, as a `Smooth` of the leaves w.
+    """value + g·d + ½ dᵀHd of d = w − center, a loss of the leaves w, as a `Heads`.
+
+    Its products are H d. All numbers are real, and no leaf has more than one axis.
 
     Attributes:
-      center: where value and gradient g are known; products there are zero.
-      loss: the loss, whose Hessian is the same everywhere.
-      penalties: the smooth part of the penalty of each leaf, or None.
-      chosen: the rows that leaves are: with one number of sizes, and one of them.
-      hessians: of the loss, for the sizes for which it pays. For the others products
-        are those with the data.
+      center: where value and gradient are known.
+      value: the loss there.
+      g: its gradient there.
+      hessians: H of all leaves in a row; one for each size for which it pays.
+      chosen: the rows that leaves are, if not all: with one number of sizes.
+      data: the loss by products with data, for the other sizes; None if there are none.
     """
 
-    center: Point
-    loss: Heads
-    penalties: tuple[Penalty | None, ...]
-    chosen: tuple[Chosen | None, ...]
+    center: Leaves
+    value: Array
+    g: Leaves
     hessians: dict[int, Array]
+    chosen: tuple[Chosen | None, ...] = ()
+    data: Heads | None = None
 
     @classmethod
     def of(
-        cls, smooth: Smooth, center: Point, chosen: tuple[Chosen | None, ...]
+        cls, loss: Heads, w: Leaves, chosen: tuple[Chosen | None, ...]
     ) -> Self | None:
-        """A quadratic function of the rows that were chosen; None if it never pays."""
-        w = center.w
-        if any(x.ndim > 1 or jnp.iscomplexobj(x) for x in w):
+        """A loss of the rows that were chosen; None if a matrix never pays."""
+        if not all(map(in_a_row, w)):
             return None
-        center = center._replace(products=tuple(map(jnp.zeros_like, w)))
-        loss = smooth.loss
-        self = cls(center, loss, smooth.penalties, chosen, {})
+        nothing = tuple(map(jnp.zeros_like, w))
+        self = cls(nothing, jnp.zeros(()), nothing, {}, chosen, loss)
         rows = sum(z.size for z in jax.eval_shape(loss.products, w))
 
         def matrix(i: int, w: Leaves) -> Array:
             return loss.part(i).hessian_matrix(self._first(w, i))
 
-        def pays(i: int) -> bool:
-            size = sum(x.size for x in jax.eval_shape(lambda: self._first(w, i)))
-            return bool(size <= min(MOST_PARAMETERS, MOST_PER_ROW * rows))
-
         of_sizes = {
-            i: functools.partial(matrix, i) for i in range(self._sizes) if pays(i)
+            i: functools.partial(matrix, i)
+            for i, size in enumerate(self._sizes)
+            if size <= min(MOST_PARAMETERS, MOST_PER_ROW * rows)
         }
         if not of_sizes:
             return None
-        others = [i for i in range(self._sizes) if i not in of_sizes]
-        hessians = self._some_chosen.only_one(of_sizes, w)
-        return self._replace(loss=loss.kept(others), hessians=hessians)
+        others = [i for i in range(len(self._sizes)) if i not in of_sizes]
+        hessians = self._only_one(of_sizes, w)
+        return self._replace(data=loss.kept(others), hessians=hessians)
+
+    def around(self, w: Leaves, value: Array, g: Leaves) -> Self:
+        """The same function where it is known at another point."""
+        return self._replace(center=w, value=value, g=g)
+
+    def take(self, chosen: Rows) -> Self:
+        """Of some rows of all; to be taken `around` a point where others are zero."""
+        pairs = list(zip(chosen, self.center, strict=True))
+        center = tuple(x if c is None else c.take(x) for c, x in pairs)
+        part = self._replace(center=center, g=center, chosen=tuple(chosen))
+        (hessian,) = self.hessians.values()
+        filled = any(c is not None and c.filled for c in chosen)
+        mode = "fill" if filled else "clip"  # The first is slower.
+
+        def places(i: int) -> Array:
+            """Of the first rows, in the row of all leaves."""
+            found, start = [], 0
+            for c, x in pairs:
+                place = jnp.arange(x.size)
+                if c is not None:  # What is not there is past the end of all.
+                    place = c.rows[: c.sizes[i]]
+                    place = jnp.where(place < x.size, place, len(hessian) - start)
+                found.append(start + place)
+                start += x.size
+            return jnp.concatenate(found)
+
+        def matrix(i: int, hessian: Array) -> Array:
+            some = places(i)
+            rows = jnp.take(hessian, some, 0, mode=mode, fill_value=0)
+            return jnp.take(rows, some, 1, mode=mode, fill_value=0)
+
+        of_sizes = {i: functools.partial(matrix, i) for i in range(len(part._sizes))}
+        return part._replace(hessians=part._only_one(of_sizes, hessian))
 
     @property
-    def known(self) -> Array:
-        """Whether there is a matrix for the size that it is."""
-        each = [i in self.hessians for i in range(self._sizes)]
-        return jnp.array(each)[self._some_chosen.which]
+    def by_data(self) -> Heads:
+        """The loss by products with data, of a matrix made of these."""
+        assert self.data is not None
+        return self.data
 
-    def products(self, w: Leaves) -> Products:
+    @property
+    def axes(self) -> tuple[int | None, ...]:
+        """For each leaf the axis that is summed over; None for a number."""
+        return tuple(0 if x.ndim else None for x in self.center)
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of the largest matrix."""
+        return max(hessian.size for hessian in self.hessians.values())
+
+    @property
+    def factored(self) -> Array:
+        """Whether linear systems are solved by a factor, for the size that it is."""
+        each = jnp.array([self._has_factor(i) for i in range(len(self._sizes))])
+        chosen = self._some_chosen
+        return each[0] if chosen is None else each[chosen.which]
+
+    def __call__(self, w: Leaves) -> Array:
+        """The loss."""
+        return self.tail(self.products(w), w)
+
+    def products(self, w: Leaves) -> Leaves:
         """H d."""
         return self._times(self._from_center(w))
 
-    def value(self, products: Products, w: Leaves) -> Array:
-        """The function at w."""
-        change = dot(add(self.center.g, scale(0.5, products)), self._from_center(w))
-        return self.center.value + change.astype(self.center.value.dtype)
+    def tail(self, products: Leaves, w: Leaves) -> Array:
+        """The loss where they are known."""
+        change = dot(add(self.g, scale(0.5, products)), self._from_center(w))
+        return self.value + change.astype(self.value.dtype)
 
-    def gradient(self, products: Products, w: Leaves) -> Leaves:
-        """Its gradient there."""
-        del w
-        return add(self.center.g, products)
+    def value_and_gradient(self, products: Leaves, w: Leaves) -> tuple[Array, Leaves]:
+        """The same with its gradient."""
+        return self.tail(products, w), add(self.g, products)
 
-    def point(self, products: Products, w: Leaves) -> Point:
-        """Both."""
-        return Point(w, products, self.value(products, w), self.gradient(products, w))
-
-    def hessian(self, products: Products, w: Leaves) -> Callable[[Leaves], Leaves]:
+    def hessian(self, products: Leaves, w: Leaves) -> Callable[[Leaves], Leaves]:
         """The derivative of the gradient."""
         del products, w
         return self._times
 
-    def curvature(self, w: Leaves) -> Leaves:
-        """The diagonal of the Hessian."""
+    def diagonal(self, w: Leaves) -> Leaves:
+        """That of the Hessian."""
 
-        def diagonal(i: int, w: Leaves) -> Leaves:
+        def of_size(i: int, w: Leaves) -> Leaves:
             if i in self.hessians:
                 return self._leaves(jnp.diagonal(self.hessians[i]), i)
-            part = curvature(self.loss.part(i), (None,) * len(w), self._first(w, i))
+            part = diagonal(self._part(i), self._first(w, i))
             return self._leaves(jnp.concatenate([x.ravel() for x in part]), i)
 
-        rows = zip(self._of_size(diagonal, w), self.penalties, w, strict=True)
-        return tuple(jnp.abs(h + of_penalty(p, x)) for h, p, x in rows)
+        return self._of_size(of_size, w)
 
     def solve(self, keeps: Leaves, more: Leaves, b: Leaves) -> Leaves:
         """Solves (D H D + `more`) x = b, where D and `more` are diagonal, D is `keeps`.
 
-        By a Cholesky factor, for entrywise penalties. NaN if there is none, or no H.
+        By a Cholesky factor. NaN if there is none, or H is too large for one.
         """
-        of_penalties = zip(self.penalties, keeps, more, strict=True)
-        more = tuple(m + d * of_penalty(p, d) * d for p, d, m in of_penalties)
 
         def of_size(i: int, given: tuple[Leaves, Leaves, Leaves]) -> Leaves:
-            if i not in self.hessians:
+            if not self._has_factor(i):
                 return tuple(jnp.full_like(x, jnp.nan) for x in given[2])
             hessian = self.hessians[i]
             d, m, b = (self._row(x, i) for x in given)
@@ -147,20 +193,40 @@ class Gram(NamedTuple):
     # Leaves, and the first rows of them: as many as each of the sizes has.
 
     @property
-    def _some_chosen(self) -> Chosen:
-        return next(c for c in self.chosen if c is not None)
+    def _some_chosen(self) -> Chosen | None:
+        return next((c for c in self.chosen if c is not None), None)
 
     @property
-    def _sizes(self) -> int:
-        return len(self._some_chosen.sizes)
+    def _sizes(self) -> list[int]:
+        """The numbers of parameters."""
+        chosen = self._some_chosen
+        number = 1 if chosen is None else len(chosen.sizes)
+        likes = [
+            jax.eval_shape(functools.partial(self._first, i=i), self.center)
+            for i in range(number)
+        ]
+        return [sum(x.size for x in like) for like in likes]
+
+    def _has_factor(self, i: int) -> bool:
+        return i in self.hessians and self._sizes[i] <= MOST_FACTORED
 
     def _of_size(self, f: Callable[[int, Any], Leaves], x: Any) -> Leaves:
         """The function f of the size that it is."""
-        result: Leaves = self._some_chosen.of_size(f, x)
+        chosen = self._some_chosen
+        result: Leaves = f(0, x) if chosen is None else chosen.of_size(f, x)
         return result
 
+    def _only_one(
+        self, arrays: Mapping[int, Callable[[Any], Array]], x: Any
+    ) -> dict[int, Array]:
+        """An array for some of the sizes, of which that is computed that it is."""
+        chosen = self._some_chosen
+        if chosen is None:
+            return {i: array(x) for i, array in arrays.items()}
+        return chosen.only_one(arrays, x)
+
     def _first(self, w: Leaves, i: int) -> Leaves:
-        pairs = zip(self.chosen, w, strict=True)
+        pairs = zip(self.chosen or (None,) * len(w), w, strict=True)
         return tuple(x if c is None else x[: c.sizes[i]] for c, x in pairs)
 
     def _row(self, w: Leaves, i: int) -> Array:
@@ -168,7 +234,7 @@ class Gram(NamedTuple):
 
     def _leaves(self, row: Array, i: int) -> Leaves:
         parts, start = [], 0
-        likes = self.center.w
+        likes = self.center
         for like, first in zip(likes, self._first(likes, i), strict=True):
             part = row[start : start + first.size].astype(like.dtype)
             start += first.size
@@ -177,7 +243,7 @@ class Gram(NamedTuple):
         return tuple(parts)
 
     def _from_center(self, w: Leaves) -> Leaves:
-        return add(w, scale(-1.0, self.center.w))
+        return add(w, scale(-1.0, self.center))
 
     def _times(self, p: Leaves) -> Leaves:
         """The product of the Hessian with p."""
@@ -186,11 +252,18 @@ class Gram(NamedTuple):
             if i in self.hessians:
                 return self._leaves(self.hessians[i] @ self._row(p, i), i)
             # Any products will do to take the Hessian at.
-            part, first = self.loss.part(i), self._first(self.center.w, i)
+            part, first = self._part(i), self._first(self.center, i)
             likes = jax.eval_shape(part.products, first)
             anywhere = [jnp.zeros(z.shape, z.dtype) for z in likes]
             bent = part.hessian(anywhere, first)(self._first(p, i))
             return self._leaves(jnp.concatenate([x.ravel() for x in bent]), i)
 
-        bend = bend_of(self.penalties, self.center.w)
-        return add(self._of_size(of_size, p), bend(p))
+        return self._of_size(of_size, p)
+
+    def _part(self, i: int) -> Heads:
+        return self.by_data.part(i)
+
+
+def in_a_row(x: Array) -> bool:
+    """Whether a leaf is of real numbers along one axis at most."""
+    return x.ndim <= 1 and not jnp.iscomplexobj(x)

@@ -90,6 +90,11 @@ class Heads(NamedTuple):
 
         return cls(tuple(heads), tail, tuple(axes))
 
+    @property
+    def entries(self) -> int:
+        """The number of entries of the largest matrix."""
+        return max((head.matrix.size for head in self.heads), default=0)
+
     def __call__(self, leaves: Sequence[Array]) -> Array:
         """The loss."""
         return self.tail(self.products(leaves), leaves)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves, add, all_finite, conjugate_gradients, scale
 from optareg.solve._objective import Objective
-from optareg.solve._smooth import Products
+from optareg.solve._smooth import Products, bend_of
 
 __all__ = ["damped", "linear_system", "slope", "solution"]
 
@@ -59,6 +59,7 @@ def linear_system(
 
 def solution(
     objective: Objective,
+    w: Leaves,
     hessian: Operator,
     prox_slope: Operator,
     damping: Array,
@@ -66,7 +67,7 @@ def solution(
     b: Leaves,
     accuracy: Array,
 ) -> Leaves:
-    """Solves the system with the right side b, to a relative accuracy.
+    """Solves the system at w with the right side b, to a relative accuracy.
 
     Where the Hessian is a small matrix and the slope is diagonal, a Cholesky factor
     does it. There is none where the function is not convex; there, and for all else,
@@ -78,13 +79,14 @@ def solution(
     def iterated(most: Array | int) -> Leaves:
         return conjugate_gradients(matrix, b, scales, accuracy, most)
 
-    if not (isinstance(smooth, Gram) and objective.entrywise):
+    if not (isinstance(smooth.loss, Gram) and objective.entrywise):
         return iterated(MOST_CG)
     keeps = prox_slope(tuple(map(jnp.ones_like, b)))
-    # What the matrix has beside D H D.
-    pairs = zip(keeps, scales, strict=True)
-    more = tuple(d * (damping * d + (1 - d) / tau) / c for d, c in pairs)
-    x = smooth.solve(keeps, more, b)
+    bent = bend_of(smooth.penalties, w)(tuple(map(jnp.ones_like, b)))
+    # What the matrix has beside D H D of the loss.
+    rows = zip(keeps, scales, bent, strict=True)
+    more = tuple(d * (damping * d + (1 - d) / tau) / c + d * h * d for d, c, h in rows)
+    x = smooth.loss.solve(keeps, more, b)
     known = all_finite(x)
     other = iterated(jnp.where(known, 0, MOST_CG))
     pairs = zip(x, other, strict=True)

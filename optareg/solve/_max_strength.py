@@ -73,7 +73,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
 
     def solve(consts: Any, penalties: Any, w: Leaves) -> tuple[Array, Array]:
         program = problem.program(consts)
-        task = Task(program, program, problem.double, None, MOST_STEPS, None)
+        task = Task(program, None, problem.double, None, MOST_STEPS, None)
         w, solved = at_center(penalties, w), jnp.array(True)
         if free:
             place, null, _ = task.null_model(penalties, w)

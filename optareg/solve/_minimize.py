@@ -103,7 +103,7 @@ def minimize(
 
     def task(consts: Any) -> Task:
         program = problem.program(consts)
-        return Task(program, program, problem.double, tol, max_steps, callback)
+        return Task(program, None, problem.double, tol, max_steps, callback)
 
     def solve(consts: Any, penalties: Any, w: Leaves) -> tuple[Outcome, Goal]:
         return task(consts).minimum(penalties, w, free)

@@ -149,7 +149,7 @@ def direction(objective: Objective, state: Progress) -> Direction:
     # The nearer to the solution, the more exactly.
     fall = dot(b, times(scales, b))
     accuracy = jnp.sqrt(jnp.minimum(0.01, fall / (jnp.abs(state.value) + 1e-30)))
-    p = solution(objective, hessian, prox_slope, state.damping, tau, b, accuracy)
+    p = solution(objective, w, hessian, prox_slope, state.damping, tau, b, accuracy)
     q = prox_slope(p)
     change = add(slack, hessian(q))
     return Direction(z, add(q, scale(-tau, times(scales, change))), fall)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from optareg.penalties._base import Penalty
-from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves, add, largest
 from optareg.solve._smooth import Products, Smooth
 
@@ -27,7 +26,7 @@ class Objective(NamedTuple):
       places: for each leaf, where it may change, being zero elsewhere; None for all.
     """
 
-    smooth: Smooth | Gram
+    smooth: Smooth
     norms: tuple[Penalty | None, ...]
     scales: Leaves
     units: Leaves

@@ -13,7 +13,7 @@ from optareg.solve._leaves import Leaves
 from optareg.solve._null_model import partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
 from optareg.solve._programs import one_program
-from optareg.solve._quadratic import reduced
+from optareg.solve._quadratic import by_hessian
 from optareg.solve._solution import Outcome, Solution
 from optareg.solve._task import Callback, Place, Task, either
 from optareg.solve._trail import Trail
@@ -91,12 +91,11 @@ def path(
 
         program, double = problem.program(consts), problem.double
         # In single precision an intercept's size would cost the others their digits.
-        fewer_rows = reduced(program, w) if double or not free else None
-        quick = program if fewer_rows is None else fewer_rows
-        # With other rows the distance is rounded otherwise, which must not decide;
-        # else single precision has no digits to spare.
-        margin = MARGIN if fewer_rows is not None or double else 1.0
-        task = Task(program, quick, double, tol, max_steps, callback)
+        gram = by_hessian(program, w) if double or not free else None
+        # By it the distance is rounded otherwise, which must not decide; else single
+        # precision has no digits to spare.
+        margin = MARGIN if gram is not None or double else 1.0
+        task = Task(program, gram, double, tol, max_steps, callback)
         strongest = penalties_at(largest_of(strengths))
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-total(strengths))
@@ -143,7 +142,7 @@ def path(
             there = task.outcome_at(penalties, w, place.goal)
             return there._replace(w=w, steps=outcome.steps)
 
-        if fewer_rows is not None:  # What counts is the loss as given.
+        if gram is not None:  # What counts is the loss as given.
             outcomes = certified(outcomes, ordered)
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol

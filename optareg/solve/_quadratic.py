@@ -1,7 +1,6 @@
-"""Quadratic losses of more rows than parameters, in as many rows as parameters.
+"""Quadratic losses: which they are, and of those of many rows the Hessian.
 
-For a squared error that is the triangle of the QR decomposition in place of the data.
-A path solves so often that this pays.
+A path solves so often that making it once pays.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,80 +9,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
-from jax.flatten_util import ravel_pytree
 
-from optareg._tree import epsilon
+from optareg.solve._gram import Gram, in_a_row
 from optareg.solve._heads import Heads, evaluate, run, variables
 
-__all__ = ["reduced"]
+__all__ = ["by_hessian", "is_quadratic"]
 
 Array = jax.Array
 
-# More parameters take longer to decompose than a path saves; with less than twice as
-# many rows there is little to save.
+# More parameters take longer than a path saves; with less than twice as many rows there
+# is little to save.
 MOST_PARAMETERS, LEAST_RATIO = 1024, 2
 
 
-def reduced(loss: ClosedJaxpr, leaves: Sequence[Array]) -> ClosedJaxpr | None:
-    """The same function of the leaves, to rounding, of fewer rows; None if not so.
+def by_hessian(loss: ClosedJaxpr, leaves: Sequence[Array]) -> Gram | None:
+    """The same function of the leaves, to rounding, without data; None if not so.
 
-    Its derivative with respect to data must not be taken: eigenvectors may have none.
+    Its derivative with respect to data is not known.
     """
     loss = ClosedJaxpr(loss.jaxpr, jax.lax.stop_gradient(loss.consts))
-    if any(x.ndim > 1 or jnp.iscomplexobj(x) for x in leaves):
+    if not all(map(in_a_row, leaves)):
         return None
     heads = Heads.of(loss, leaves)
-    products = jax.eval_shape(lambda: heads.products(leaves))
-    start = tuple(map(jnp.zeros_like, leaves))
-    flat, unravel = ravel_pytree(start)
-    if flat.size > MOST_PARAMETERS or not is_quadratic(loss, leaves):
+    rows = sum(z.size for z in jax.eval_shape(lambda: heads.products(leaves)))
+    size = sum(x.size for x in leaves)
+    if size > MOST_PARAMETERS or rows < LEAST_RATIO * size:
         return None
-    if sum(z.size for z in products) < LEAST_RATIO * flat.size:
+    if not is_quadratic(loss, leaves):
         return None
-
-    slope = ravel_pytree(heads.value_and_gradient(heads.products(start), start)[1])[0]
-    hessian = heads.hessian_matrix(start)
-    # Of unit diagonal, so that columns of all scales keep their digits.
-    diagonal = jnp.diagonal(hessian)
-    scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    unit = hessian / (scale[None, :] * scale[:, None])
-    root, shift = factor(unit, slope / scale)
-    # loss(w) = ½‖R w + s‖² + b·w + c, where b is what no row can say.
-    rows = root * scale[None, :]
-    rest = slope - rows.T @ shift
-    constant = evaluate(loss, start) - 0.5 * jnp.sum(shift**2)
-    of_leaves = jax.vmap(unravel)(rows)
-    of_rest = unravel(rest)
-
-    def same(*leaves: Array) -> Array:
-        z, total = shift, constant
-        for part, b, w in zip(of_leaves, of_rest, leaves, strict=True):
-            z = z + part @ w if w.ndim else z + part * w
-            total = total + (b @ w if w.ndim else b * w)
-        return total + 0.5 * jnp.sum(z**2)
-
-    return jax.make_jaxpr(same)(*leaves)
-
-
-def factor(matrix: Array, b: Array) -> tuple[Array, Array]:
-    """R and s with RᵀR = `matrix`, symmetric and not negative, and Rᵀs near b."""
-    tiny = len(matrix) * epsilon(matrix.dtype)
-
-    def triangle(matrix: Array) -> tuple[Array, Array]:
-        return lower.T, jax.scipy.linalg.solve_triangular(lower, b, lower=True)
-
-    def singular(matrix: Array) -> tuple[Array, Array]:
-        values, vectors = jnp.linalg.eigh(matrix)
-        some = values > tiny * jnp.max(values, initial=0)
-        roots = jnp.sqrt(jnp.where(some, values, 0))
-        s = jnp.where(some, vectors.T @ b / jnp.where(some, roots, 1), 0)
-        return roots[:, None] * vectors.T, s
-
-    lower = jnp.linalg.cholesky(matrix)
-    # NaN where it does not exist.
-    regular = jnp.min(jnp.diagonal(lower), initial=1) ** 2 > tiny
-    root, s = jax.lax.cond(regular, triangle, singular, matrix)
-    return root, s
+    zeros = tuple(map(jnp.zeros_like, leaves))
+    value, g = heads.value_and_gradient(heads.products(zeros), zeros)
+    return Gram(zeros, value, tuple(g), {0: heads.hessian_matrix(zeros)})
 
 
 # What may have kinks: a gradient with one of these is not linear, whatever its

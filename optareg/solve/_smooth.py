@@ -6,16 +6,17 @@ again, and derivatives are taken of the rest alone.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from optareg._tree import widest
 from optareg.penalties._base import Penalty
-from optareg.solve._curvature import curvature
+from optareg.solve._curvature import diagonal, of_both
+from optareg.solve._gram import Gram
 from optareg.solve._heads import Heads
-from optareg.solve._leaves import Leaves, add
+from optareg.solve._leaves import Leaves, add, scale
 
 __all__ = ["Point", "Products", "Smooth", "bend_of"]
 
@@ -47,7 +48,7 @@ class Smooth(NamedTuple):
       penalties: the smooth part of the penalty of each leaf, or None.
     """
 
-    loss: Heads
+    loss: Heads | Gram
     penalties: tuple[Penalty | None, ...]
 
     def products(self, w: Leaves) -> Products:
@@ -65,8 +66,15 @@ class Smooth(NamedTuple):
     def point(self, products: Products, w: Leaves) -> Point:
         """Both."""
         value, g = self.loss.value_and_gradient(products, w)
-        more, of_penalties = jax.value_and_grad(self._of_penalties)(w)
-        return Point(w, products, value + more, conjugate(add(g, of_penalties)))
+        return self.with_penalties(Point(w, products, value, conjugate(g)))
+
+    def with_penalties(self, point: Point) -> Point:
+        """From a point of the loss alone."""
+        return self._more(point, 1.0)
+
+    def without_penalties(self, point: Point) -> Point:
+        """To one of the loss alone, of which the penalties may change."""
+        return self._more(point, -1.0)
 
     def hessian(self, products: Products, w: Leaves) -> Callable[[Leaves], Leaves]:
         """The derivative of the gradient there."""
@@ -76,21 +84,37 @@ class Smooth(NamedTuple):
 
     def curvature(self, w: Leaves) -> Leaves:
         """The diagonal of the Hessian."""
-        return curvature(self.loss, self.penalties, w)
+        loss = self.loss
+        of_loss = loss.diagonal(w) if isinstance(loss, Gram) else diagonal(loss, w)
+        return of_both(of_loss, self.penalties, w)
+
+    def around(self, here: Point) -> tuple[Self, Point]:
+        """The same where a quadratic loss is known at a point, for the most digits."""
+        assert isinstance(self.loss, Gram)
+        _, _, value, g = self.without_penalties(here)
+        loss = self.loss.around(here.w, value, g)
+        nothing = tuple(map(jnp.zeros_like, here.w))
+        return self._replace(loss=loss), here._replace(products=nothing)
 
     def along(self, w: Leaves, step: Leaves) -> Callable[[Array], Array]:
         """The smooth part at w − part · step, a function of the part."""
-        both = jax.tree.map(lambda *xs: jnp.stack(xs), w, step)
-        pairs = jax.vmap(self.products)(both)
+        ends = jax.tree.map(lambda x, step: jnp.stack([x, x - step]), w, step)
+        pairs = jax.vmap(self.products)(ends)
 
         def value(part: Array) -> Array:
-            def nearer(x: Array, step: Array) -> Array:
-                return x - part.astype(x.real.dtype) * step
+            def between(x: Array, end: Array) -> Array:
+                return x + part.astype(x.real.dtype) * (end - x)
 
-            here = tuple(map(nearer, w, step))
-            return self.value(tuple(nearer(*z) for z in pairs), here)
+            here, products = (tuple(between(*x) for x in xs) for xs in (ends, pairs))
+            return self.value(products, here)
 
         return value
+
+    def _more(self, point: Point, factor: float) -> Point:
+        """With so many times the penalties."""
+        more, slope = jax.value_and_grad(self._of_penalties)(point.w)
+        g = add(point.g, scale(factor, conjugate(slope)))
+        return point._replace(value=point.value + factor * more, g=g)
 
     def _of_penalties(self, w: Leaves) -> Array:
         return value_of(self.penalties, w)
@@ -112,6 +136,6 @@ def bend_of(
     return result
 
 
-def conjugate(w: Leaves) -> Leaves:
+def conjugate(w: Sequence[Array]) -> Leaves:
     """From gradients as JAX gives them to the direction of steepest ascent."""
     return tuple(map(jnp.conj, w))

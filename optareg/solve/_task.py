@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._goal import center_and_start, default_goal, rough_goal
+from optareg.solve._gram import Gram
 from optareg.solve._heads import Heads
 from optareg.solve._implicit import with_derivative
 from optareg.solve._leaves import Leaves
@@ -30,7 +31,7 @@ class Place(NamedTuple):
     """Where to go on from, and how near to come.
 
     Attributes:
-      start: the parameters, and the loss there.
+      start: the parameters, and the loss alone there.
       null: the same with all that is penalised at its center.
       goal: when they are near enough.
       before: the largest gradient before anything was solved for, in units of √H.
@@ -49,7 +50,7 @@ class Task(NamedTuple):
 
     Attributes:
       program: the loss.
-      quick: the same function, or a quicker one, to search with.
+      gram: the same by its Hessian, to search with, or None.
       double: whether all numbers have double precision.
       tol: as given; None for the default.
       max_steps: the number of iterations to stop at.
@@ -57,7 +58,7 @@ class Task(NamedTuple):
     """
 
     program: ClosedJaxpr
-    quick: ClosedJaxpr
+    gram: Gram | None
     double: bool
     tol: Any
     max_steps: Any
@@ -73,16 +74,23 @@ class Task(NamedTuple):
         program = ClosedJaxpr(self.program.jaxpr, consts)
         return self._replace(program=program).composite(penalties, w)
 
+    def searched(self, penalties: Penalties, w: Leaves) -> Composite:
+        """That, by its Hessian where it is known."""
+        if self.gram is None:
+            return self.fixed(penalties, w)
+        return Composite(*jax.lax.stop_gradient((self.gram, penalties)))
+
     def begin(self, penalties: Penalties, w: Leaves) -> Place:
         """The first goal; it is that of the problem if nothing in it is free."""
         w = jax.lax.stop_gradient(w)
-        problem = self._replace(program=self.quick).fixed(penalties, w)
+        problem = self.searched(penalties, w)
         null, start, good, at_null = center_and_start(problem, w)
         if self.tol is None:
             point = either(good, null, start)
             goal, before = default_goal(problem, point, self.double)
         else:
             goal, before = Goal.of(self.tol, w), jnp.zeros(())
+        start, null = map(problem.smooth.without_penalties, (start, null))
         return Place(start, null, goal, before, at_null)
 
     def goal(self, penalties: Penalties, w: Leaves, free: Sequence[int]) -> Goal:
@@ -136,7 +144,7 @@ class Task(NamedTuple):
     ) -> tuple[Outcome, Point]:
         """The solution without its derivative; while `held` is true, the null model.
 
-        It may be near a hint, if there is one.
+        From and to a point of the loss alone. It may be near a hint, if there is one.
         """
         report = None
         if self.callback is not None:
@@ -151,10 +159,12 @@ class Task(NamedTuple):
 
         given = start, damping, goal, hint
         start, damping, goal, hint = jax.lax.stop_gradient(given)
-        here = self._replace(program=self.quick)
-        problem = here.fixed(hold(penalties, held), start.w)
+        problem = self.searched(hold(penalties, held), start.w)
         problem = problem._replace(units=goal.units)
-        return solve(problem, start, damping, goal.tol, self.max_steps, report, hint)
+        tol, most, smooth = goal.tol, self.max_steps, problem.smooth
+        start = smooth.with_penalties(start)
+        outcome, end = solve(problem, start, damping, tol, most, report, hint)
+        return outcome, smooth.without_penalties(end)
 
     def derived(
         self, penalties: Penalties, outcome: Outcome, goal: Goal, held: Any = None
@@ -173,7 +183,8 @@ class Task(NamedTuple):
         goal = place.goal
         if self.tol is None:
             problem = self.fixed(penalties, null.w)
-            goal, _ = default_goal(problem, null, self.double, place.before)
+            point = problem.smooth.with_penalties(null)
+            goal, _ = default_goal(problem, point, self.double, place.before)
         return place._replace(start=either(place.at_null, null, place.start), goal=goal)
 
     def past_null_if(

@@ -15,6 +15,7 @@ import numpy as np
 
 from optareg._tree import epsilon
 from optareg.solve._composite import Composite
+from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
 from optareg.solve._products import Chosen, Rows
@@ -94,9 +95,12 @@ def solve(
     w = first.w
     plain = problem.unscaled(w)
     programs = sizes_of(problem, w)
-    # From a hint, on a path, it takes too few steps for a matrix to pay.
+    first = first._replace(value=first.value + plain.penalty(w))
+    if isinstance(problem.loss, Gram):
+        problem, first = problem.around(first)
+    # From a hint, on a path, it takes too few steps for a matrix made of data to pay.
     quadratic = len(programs) > 1 and hint is None and problem.quadratic(w)
-    begun = start_at(plain, first._replace(value=first.value + plain.penalty(w)))
+    begun = start_at(plain, first)
     state = State(
         w=w,
         products=begun.products,
@@ -145,8 +149,7 @@ def sizes_of(problem: Composite, w: Leaves) -> list[Sizes]:
         if blocks is not None and axis is not None
     ]
     # A set is copied, and gathering it takes as much again.
-    entries = max((head.matrix.size for head in problem.loss.heads), default=0)
-    share = 4 if entries > MANY_ENTRIES else 2
+    share = 4 if problem.loss.entries > MANY_ENTRIES else 2
     sizes, size = [], SMALLEST
     while rows and share * size <= max(rows):
         sizes.append(size)
@@ -168,22 +171,16 @@ def round_of(
     """Chooses a working set, solves it, and checks all rows; without sizes, of all."""
     w = state.w
     chosen: Rows = [None] * len(w)
-    part, here, enough, gram = problem, state.point, tol, None
+    part, here, enough = problem, state.point, tol
     if sizes:
         chosen, complete = choose(problem, state, sizes, which)
-        part = problem.take(chosen, w)
         here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
-        gram = part.gram(here) if quadratic else None
-        last = LAST if gram is None else jnp.where(gram.known, LAST_BY_FACTOR, LAST)
+        part, here = problem.take(chosen, w).worked_on(here, quadratic)
+        by_factor = isinstance(part.loss, Gram) and part.loss.factored
+        last = jnp.where(by_factor, LAST_BY_FACTOR, LAST)
         share = jnp.where(complete, last, INNER).astype(state.distance.dtype)
         enough = jnp.maximum(tol, share * state.distance)
-    if gram is None:
-        part = part._replace(loss=part.loss.kept())
-        objective = part.objective(here.w)
-    else:
-        part = part._replace(loss=gram.loss)
-        objective = part.objective(here.w, gram)
-        here = here._replace(products=gram.center.products)
+    objective = part.objective(here.w)
     inner = start_at(objective, here)
     if state.hint is not None:
         other = start(objective, take(chosen, state.hint))
@@ -198,9 +195,7 @@ def round_of(
     else:
         new = zip(chosen, w, inner.w, strict=True)
         w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
-        products = inner.products
-        if gram is not None:
-            products = part.smooth.products(inner.w)
+        products = products_after(problem, part, inner, w)
         _, _, value, g = problem.smooth.point(products, w)
         plain = problem.unscaled(w)
         value = value + plain.penalty(w)
@@ -218,6 +213,17 @@ def round_of(
         steps=inner.steps,
         idle=jnp.where(gained, 0, state.idle + 1),
     )
+
+
+def products_after(
+    problem: Composite, part: Composite, inner: Progress, w: Leaves
+) -> Products:
+    """Those of all rows, w, where only some were worked on; the others are zero."""
+    if isinstance(problem.loss, Gram):
+        return problem.smooth.products(w)
+    if isinstance(part.loss, Gram):
+        return tuple(part.loss.by_data.products(inner.w))
+    return inner.products
 
 
 def take(chosen: Rows, w: Leaves) -> Leaves:
