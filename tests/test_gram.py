@@ -50,7 +50,7 @@ def two_points():
 @pytest.fixture
 def small_sets(monkeypatch):
     """A matrix for the smaller size, with the intercept, and none for the larger."""
-    monkeypatch.setattr(_gram, "MOST_PARAMETERS", 5)
+    monkeypatch.setattr(_gram, "MOST_FACTORED", 5)
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -23,11 +23,13 @@ __all__ = ["Gram"]
 
 Array = jax.Array
 
-# From data: with more parameters a matrix takes longer than it saves; with more of them
-# than so many times the rows of the data, products with these take less.
-MOST_PARAMETERS, MOST_PER_ROW = 72, 1.25
-# A factor of a larger matrix takes longer than conjugate gradients with it.
+# Of so many parameters it is factored; a larger one takes longer than conjugate
+# gradients with it.
 MOST_FACTORED = 72
+# From data one of more pays up to so many, and if they are so many for each row of the
+# data: with fewer it takes longer to make than it saves, with more its products take
+# longer than those with data.
+MOST_PARAMETERS, LEAST_PER_ROW, MOST_PER_ROW = 576, 0.5, 1.25
 
 
 class Gram(NamedTuple):
@@ -68,7 +70,7 @@ class Gram(NamedTuple):
         of_sizes = {
             i: functools.partial(matrix, i)
             for i, size in enumerate(self._sizes)
-            if size <= min(MOST_PARAMETERS, MOST_PER_ROW * rows)
+            if pays(size, rows)
         }
         if not of_sizes:
             return None
@@ -262,6 +264,12 @@ class Gram(NamedTuple):
 
     def _part(self, i: int) -> Heads:
         return self.by_data.part(i)
+
+
+def pays(size: int, rows: int) -> bool:
+    """Whether a matrix of so many parameters is worth making from data."""
+    some = size <= MOST_FACTORED or LEAST_PER_ROW * rows <= size <= MOST_PARAMETERS
+    return some and size <= MOST_PER_ROW * rows
 
 
 def in_a_row(x: Array) -> bool:

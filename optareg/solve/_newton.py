@@ -46,6 +46,8 @@ SHORTER, MUCH_SHORTER = 0.25, 0.01
 MOST_DAMPING, LEAST_DAMPING = 10.0, 1e-12
 # An iteration that gains neither is idle; after so many in a row no more is to be had.
 MOST_IDLE = 10
+# A linear system is solved so much more exactly than the distance must fall.
+ENOUGH, COARSEST = 0.03, 0.1
 
 
 class Progress(NamedTuple):
@@ -111,7 +113,7 @@ def newton(
     """Iterates until distance ≤ tol, no more gain, or `max_steps`."""
 
     def body(state: Progress) -> Progress:
-        ahead = direction(objective, state)
+        ahead = direction(objective, state, tol)
         state = accept(objective, state, ahead, candidates(objective, state, ahead))
         if report is not None:
             report(state.steps, state.value, state.distance)
@@ -138,17 +140,24 @@ class Direction(NamedTuple):
     fall: Array
 
 
-def direction(objective: Objective, state: Progress) -> Direction:
-    """The step that solves the linearised optimality conditions, damped."""
+def direction(objective: Objective, state: Progress, tol: Array) -> Direction:
+    """The step that solves the linearised optimality conditions, damped.
+
+    As exactly as a distance of `tol` asks for.
+    """
     w, tau, scales = state.w, state.tau, objective.scales
     z = add(w, scale(tau, times(scales, state.y)))
     prox_slope = slope(objective, z, tau)
     hessian = damped(objective, w, state.products, state.damping)
     slack = add(state.g, state.y)
     b = scale(-1.0, prox_slope(slack))
-    # The nearer to the solution, the more exactly.
+    # The nearer to the solution, the more exactly; but not beyond what is asked for, as
+    # long as that gains.
     fall = dot(b, times(scales, b))
-    accuracy = jnp.sqrt(jnp.minimum(0.01, fall / (jnp.abs(state.value) + 1e-30)))
+    accuracy = jnp.sqrt(jnp.minimum(COARSEST**2, fall / (jnp.abs(state.value) + 1e-30)))
+    needed = jnp.minimum(COARSEST, ENOUGH * tol / state.distance)
+    needed = jnp.where(state.idle == 0, needed, 0).astype(accuracy.dtype)
+    accuracy = jnp.maximum(accuracy, needed)
     p = solution(objective, w, hessian, prox_slope, state.damping, tau, b, accuracy)
     q = prox_slope(p)
     change = add(slack, hessian(q))
