@@ -60,6 +60,7 @@ class Gram(NamedTuple):
         """A loss of the rows that were chosen; None if a matrix never pays."""
         if not all(map(in_a_row, w)):
             return None
+        loss = loss.kept()
         nothing = tuple(map(jnp.zeros_like, w))
         self = cls(nothing, jnp.zeros(()), nothing, {}, chosen, loss)
         rows = sum(z.size for z in jax.eval_shape(loss.products, w))
@@ -74,9 +75,7 @@ class Gram(NamedTuple):
         }
         if not of_sizes:
             return None
-        others = [i for i in range(len(self._sizes)) if i not in of_sizes]
-        hessians = self._only_one(of_sizes, w)
-        return self._replace(data=loss.kept(others), hessians=hessians)
+        return self._replace(hessians=self._only_one(of_sizes, w))
 
     def around(self, w: Leaves, value: Array, g: Leaves) -> Self:
         """The same function where it is known at another point."""

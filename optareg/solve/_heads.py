@@ -192,17 +192,9 @@ class Heads(NamedTuple):
         taken = (head if r is None else Cut(head, r) for head, r in pairs)
         return self._replace(heads=tuple(taken))
 
-    def kept(self, sizes: Sequence[int] | None = None) -> Self:
-        """The same with the matrices of these rows, for many products.
-
-        Of some of the sizes, or of all.
-        """
-
-        def of(cut: Cut) -> Cut:
-            every = range(len(cut.chosen.sizes))
-            return cut.kept(every if sizes is None else sizes)
-
-        return self._of_cuts(of)
+    def kept(self) -> Self:
+        """The same with the matrices of these rows, for many products."""
+        return self._of_cuts(Cut.kept)
 
     def part(self, i: int) -> Self:
         """The loss of the first of them, of one of the sizes they may have."""

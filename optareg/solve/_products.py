@@ -159,38 +159,32 @@ class Cut(NamedTuple):
     Attributes:
       head: of all rows.
       chosen: the rows.
-      flat: for each size, the matrix of the first rows in one row, or None: gathered at
-        each use.
+      flat: for each size, the matrix of the first rows in one row; if empty, it is
+        gathered at each use.
     """
 
     head: Head
     chosen: Chosen
-    flat: tuple[Array | None, ...] = ()
+    flat: tuple[Array, ...] = ()
 
-    def kept(self, sizes: Sequence[int]) -> Self:
-        """The same with its matrices of some of the sizes, for many products."""
-        if not sizes:
-            return self
+    def kept(self) -> Self:
+        """The same with its matrices, for many products."""
 
         def matrix(i: int, rows: Array) -> Array:
             return in_a_row(self._gathered(i, rows))
 
+        sizes = range(len(self.chosen.sizes))
         of_sizes = {i: functools.partial(matrix, i) for i in sizes}
         matrices = self.chosen.only_one(of_sizes, self.chosen.rows)
-        return self._replace(
-            flat=tuple(map(matrices.get, range(len(self.chosen.sizes))))
-        )
+        return self._replace(flat=tuple(matrices[i] for i in sizes))
 
     def part(self, i: int) -> Head:
         """The head of the first rows, of one size."""
-        flat = self.flat[i] if self.flat else None
-        if flat is None:
-            matrix = self._gathered(i, self.chosen.rows)
-        else:
-            shape = list(self.head.matrix.shape)
-            shape[self.head.matrix_axis] = self.chosen.sizes[i]
-            matrix = flat.reshape(shape)
-        return self.head._replace(matrix=matrix)
+        if not self.flat:
+            return self.head._replace(matrix=self._gathered(i, self.chosen.rows))
+        shape = list(self.head.matrix.shape)
+        shape[self.head.matrix_axis] = self.chosen.sizes[i]
+        return self.head._replace(matrix=self.flat[i].reshape(shape))
 
     def _gathered(self, i: int, rows: Array) -> Array:
         mode = "fill" if self.chosen.filled else "clip"  # The first is slower.
