@@ -58,7 +58,7 @@ class Gram(NamedTuple):
         cls, loss: Heads, w: Leaves, chosen: tuple[Chosen | None, ...]
     ) -> Self | None:
         """A loss of the rows that were chosen; None if a matrix never pays."""
-        if not all(map(in_a_row, w)):
+        if not all(map(is_real_row, w)):
             return None
         loss = loss.kept()
         nothing = tuple(map(jnp.zeros_like, w))
@@ -271,6 +271,6 @@ def pays(size: int, rows: int) -> bool:
     return some and size <= MOST_PER_ROW * rows
 
 
-def in_a_row(x: Array) -> bool:
+def is_real_row(x: Array) -> bool:
     """Whether a leaf is of real numbers along one axis at most."""
     return x.ndim <= 1 and not jnp.iscomplexobj(x)

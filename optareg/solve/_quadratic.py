@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
-from optareg.solve._gram import Gram, in_a_row
+from optareg.solve._gram import Gram, is_real_row
 from optareg.solve._heads import Heads, evaluate, run, variables
 
 __all__ = ["by_hessian", "is_quadratic"]
@@ -28,7 +28,7 @@ def by_hessian(loss: ClosedJaxpr, leaves: Sequence[Array]) -> Gram | None:
     Its derivative with respect to data is not known.
     """
     loss = ClosedJaxpr(loss.jaxpr, jax.lax.stop_gradient(loss.consts))
-    if not all(map(in_a_row, leaves)):
+    if not all(map(is_real_row, leaves)):
         return None
     heads = Heads.of(loss, leaves)
     rows = sum(z.size for z in jax.eval_shape(lambda: heads.products(leaves)))
