@@ -95,6 +95,9 @@ def solve(
     w = first.w
     plain = problem.unscaled(w)
     programs = sizes_of(problem, w)
+    if isinstance(problem.loss, Gram):
+        # Anew: carried on from a far start, its rounding errors would stay.
+        first = problem.point(w)
     first = first._replace(value=first.value + plain.penalty(w))
     if isinstance(problem.loss, Gram):
         problem, first = problem.around(first)
