@@ -217,6 +217,26 @@ def test_a_path_of_correlated_columns_has_no_gap():
         assert relative_gap(A, b, w, l1) < 1e-6
 
 
+@pytest.mark.parametrize("units", [1.0, 1e-4, 500.0])
+def test_a_path_does_not_remember_a_far_start(units):
+    A, b = correlated(500)
+    A = A * np.where(np.arange(200) == 20, 10, 1)
+    b = units * b
+    grid = np.abs(A[:, :20].T @ b).max() / len(b) * np.logspace(0, -2, 10)
+
+    @jax.jit
+    def solve(start):
+        return path(functools.partial(squares_of, A, b), start, L1(grid))
+
+    rng = np.random.default_rng(0)
+    start = jnp.asarray(rng.normal(size=200))
+    far, near = (solve(start) for start in (start, jnp.zeros(200)))
+    assert np.all(far.converged)
+    np.testing.assert_allclose(far.params @ A.T, near.params @ A.T, atol=1e-6 * units)
+    for l1, w in zip(grid, np.asarray(far.params), strict=True):
+        assert relative_gap(A, b, w, l1) < 1e-6
+
+
 @pytest.mark.parametrize("way", ["by group", "with an intercept", "positive"])
 def test_what_couples_or_is_free_converges_too(way):
     A, b = correlated()

@@ -99,8 +99,6 @@ def solve(
         # Anew: carried on from a far start, its rounding errors would stay.
         first = problem.point(w)
     first = first._replace(value=first.value + plain.penalty(w))
-    if isinstance(problem.loss, Gram):
-        problem, first = problem.around(first)
     # From a hint, on a path, it takes too few steps for a matrix made of data to pay.
     quadratic = len(programs) > 1 and hint is None and problem.quadratic(w)
     begun = start_at(plain, first)
@@ -183,6 +181,8 @@ def round_of(
         last = jnp.where(by_factor, LAST_BY_FACTOR, LAST)
         share = jnp.where(complete, last, INNER).astype(state.distance.dtype)
         enough = jnp.maximum(tol, share * state.distance)
+    elif isinstance(problem.loss, Gram):
+        part, here = problem.around(here)
     objective = part.objective(here.w)
     inner = start_at(objective, here)
     if state.hint is not None:
@@ -192,12 +192,12 @@ def round_of(
     inner = inner._replace(damping=state.damping, steps=state.steps)
     most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
     inner = newton(objective, inner, enough, most, report)
-    if not sizes:
-        w, products, g = inner.w, inner.products, inner.g
+    new = zip(chosen, w, inner.w, strict=True)
+    w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
+    if part is problem:
+        products, g = inner.products, inner.g
         value, distance = inner.value, inner.distance
     else:
-        new = zip(chosen, w, inner.w, strict=True)
-        w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
         products = products_after(problem, part, inner, w)
         _, _, value, g = problem.smooth.point(products, w)
         plain = problem.unscaled(w)
