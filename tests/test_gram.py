@@ -10,12 +10,14 @@ import scipy.signal
 import sklearn.linear_model
 
 from optareg import L1, L2, MCP, ElasticNet, GroupLasso, masked, minimize, path
+from optareg._tree import Tree
 from optareg.solve import _gram
 from optareg.solve._composite import Composite
 from optareg.solve._gram import Gram
 from optareg.solve._heads import Heads
+from optareg.solve._problem import Problem
 from optareg.solve._products import Chosen
-from optareg.solve._working_set import in_order
+from optareg.solve._rows import in_order, sizes_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -268,3 +270,23 @@ def test_a_quadratic_without_a_minimum_is_no_solution():
     assert loss(found.params) + 0.1 * jnp.sum(jnp.abs(found.params)) < loss(
         jnp.zeros(200)
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "programs"),
+    [
+        (100, None, [((), True)]),
+        (500, None, [((72, 144), True)]),
+        (1200, None, [((72, 144, 288, 576), False), ((), True)]),
+        (5000, None, [((72, 144, 288, 576), False), ((1152, 2304), True)]),
+        (500, np.repeat(np.arange(100), 5), [((72, 144), True)]),
+        (500, np.tile(np.arange(100), 5), [((72, 144), False), ((), True)]),
+        (500, np.arange(500) // 7, [((72, 144), False), ((), True)]),
+    ],
+)
+def test_few_programs_serve_all_sizes(rows, labels, programs):
+    A = jnp.ones((10, rows))
+    penalty = L1(0.1) if labels is None else GroupLasso(0.1, groups=labels)
+    problem = Problem.of(lambda w: jnp.sum((A @ w) ** 2), Tree(jnp.ones(rows)), penalty)
+    heads = Heads.of(problem.traced, problem.start)
+    assert sizes_of(Composite(heads, problem.penalties), problem.start) == programs

@@ -71,7 +71,7 @@ class Gram(NamedTuple):
         of_sizes = {
             i: functools.partial(matrix, i)
             for i, size in enumerate(self._sizes)
-            if pays(size, rows)
+            if i in self._some and pays(size, rows)
         }
         if not of_sizes:
             return None
@@ -107,8 +107,11 @@ class Gram(NamedTuple):
             rows = jnp.take(hessian, some, 0, mode=mode, fill_value=0)
             return jnp.take(rows, some, 1, mode=mode, fill_value=0)
 
-        of_sizes = {i: functools.partial(matrix, i) for i in range(len(part._sizes))}
-        return part._replace(hessians=part._only_one(of_sizes, hessian))
+        of_sizes = {i: functools.partial(matrix, i) for i in part._some}
+        hessians = part._only_one(of_sizes, hessian)
+        if len(part._some) < len(part._sizes):
+            hessians[len(part._some)] = hessian
+        return part._replace(hessians=hessians)
 
     @property
     def by_data(self) -> Heads:
@@ -196,6 +199,12 @@ class Gram(NamedTuple):
     @property
     def _some_chosen(self) -> Chosen | None:
         return next((c for c in self.chosen if c is not None), None)
+
+    @property
+    def _some(self) -> range:
+        """The places of the sizes that are not of all rows as they are."""
+        chosen = self._some_chosen
+        return range(1) if chosen is None else chosen.some
 
     @property
     def _sizes(self) -> list[int]:

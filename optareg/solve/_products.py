@@ -96,7 +96,8 @@ class Chosen(NamedTuple):
       axis: the axis that they are counted along.
       sizes: how many of the first ones it may be, rising; the last is all of them.
       which: the place of the size that it is.
-      filled: whether some may not be there.
+      filled: whether some of the first may not be there.
+      whole: whether the last size is of all rows, as they are.
     """
 
     rows: Array
@@ -104,6 +105,12 @@ class Chosen(NamedTuple):
     sizes: tuple[int, ...]
     which: Array
     filled: bool
+    whole: bool = False
+
+    @property
+    def some(self) -> range:
+        """The places of the sizes that are not of all rows."""
+        return range(len(self.sizes) - self.whole)
 
     def take(self, x: Array, other: float = 0) -> Array:
         """These rows of x; `other` where a row is not there."""
@@ -159,8 +166,8 @@ class Cut(NamedTuple):
     Attributes:
       head: of all rows.
       chosen: the rows.
-      flat: for each size, the matrix of the first rows in one row; if empty, it is
-        gathered at each use.
+      flat: for each size but that of all rows, the matrix of the first ones in one
+        row; if empty, it is gathered at each use.
     """
 
     head: Head
@@ -173,13 +180,15 @@ class Cut(NamedTuple):
         def matrix(i: int, rows: Array) -> Array:
             return in_a_row(self._gathered(i, rows))
 
-        sizes = range(len(self.chosen.sizes))
-        of_sizes = {i: functools.partial(matrix, i) for i in sizes}
+        some = self.chosen.some
+        of_sizes = {i: functools.partial(matrix, i) for i in some}
         matrices = self.chosen.only_one(of_sizes, self.chosen.rows)
-        return self._replace(flat=tuple(matrices[i] for i in sizes))
+        return self._replace(flat=tuple(matrices[i] for i in some))
 
     def part(self, i: int) -> Head:
         """The head of the first rows, of one size."""
+        if i not in self.chosen.some:
+            return self.head
         if not self.flat:
             return self.head._replace(matrix=self._gathered(i, self.chosen.rows))
         shape = list(self.head.matrix.shape)
