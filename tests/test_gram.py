@@ -65,7 +65,7 @@ def test_it_is_the_same_function(which):
         part = composite().take(chosen(which, rows), (jnp.zeros(12), jnp.zeros(())))
         here = part.point(center)
         value = here.value + part.unscaled(center).penalty(center)
-        gram, _ = part.worked_on(here._replace(value=value), quadratic=True)
+        gram, _ = part.kept(here._replace(value=value), quadratic=True)
         assert isinstance(gram.loss, Gram)
         return [known(composite.smooth, w) for composite in (part, gram)]
 

@@ -177,7 +177,7 @@ def test_the_loss_of_some_rows_is_that_with_zeros_elsewhere(name, which):
     ]
 
     def of_some(x, rows):
-        return x if rows is None else rows.take(x) * rows.worked_on(rows.take(x))
+        return x if rows is None else rows.take(x) * rows.may_change(rows.take(x))
 
     def with_zeros(x, rows):
         if rows is None:

@@ -81,7 +81,7 @@ class Composite(NamedTuple):
         smooth, there = self.smooth.around(here._replace(value=here.value - norms))
         return self._replace(loss=smooth.loss), there._replace(value=here.value)
 
-    def worked_on(self, here: Point, quadratic: bool) -> tuple[Self, Point]:
+    def kept(self, here: Point, quadratic: bool) -> tuple[Self, Point]:
         """For many products; of a quadratic loss by a matrix, where it pays."""
         loss = self.loss
         if isinstance(loss, Heads):
@@ -102,7 +102,7 @@ class Composite(NamedTuple):
         ones = tuple(jnp.ones((), x.real.dtype) for x in w)
         chosen = self.chosen or (None,) * len(w)
         places = tuple(
-            None if c is None else c.worked_on(x)
+            None if c is None else c.may_change(x)
             for c, x in zip(chosen, w, strict=True)
         )
         return Objective(self.smooth, self.norms, ones, self.units or ones, places)

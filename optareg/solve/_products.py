@@ -146,7 +146,7 @@ class Chosen(NamedTuple):
         result: dict[int, Array] = self.of_size(only, x)
         return result
 
-    def worked_on(self, like: Array) -> Array:
+    def may_change(self, like: Array) -> Array:
         """Where an array of these rows, of the shape of `like`, may change."""
         number = jnp.array(self.sizes)[self.which]
         place = jax.lax.broadcasted_iota(jnp.int32, like.shape, self.axis)

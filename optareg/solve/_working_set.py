@@ -68,6 +68,98 @@ def outcome_of(problem: Composite, state: "State | Progress") -> Outcome:
     )
 
 
+class Search(NamedTuple):
+    """A search for the minimum of `problem`, by rounds: a working set, then all rows.
+
+    Attributes:
+      problem: what is minimised.
+      quadratic: whether matrices of its loss, made of data, may pay.
+      tol: the distance to come to.
+      max_steps: the number of iterations to stop at.
+      report: called after each of them, or None.
+    """
+
+    problem: Composite
+    quadratic: bool
+    tol: Array
+    max_steps: Array | int
+    report: Callable[..., None] | None
+
+    def rounds(self, state: State, sizes: Sizes, which: Array) -> State:
+        """Rounds with sets of one size, until it is too small or nothing is gained."""
+
+        def going(state: State) -> Array:
+            undone = ~(state.distance <= self.tol) & (state.steps < self.max_steps)
+            gaining = undone & (state.idle < 2)
+            if not sizes.some:
+                return gaining
+            most = jnp.array(sizes.most)[which]
+            return gaining & (most_rows(self.problem, state.w) <= most)
+
+        return jax.lax.while_loop(going, lambda s: self.one(s, sizes, which), state)
+
+    def one(self, state: State, sizes: Sizes, which: Array) -> State:
+        """Chooses a working set, solves it, and checks all rows."""
+        problem, w = self.problem, state.w
+        chosen, part, here, enough = self.part(state, sizes, which)
+        objective = part.objective(here.w)
+        inner = start_at(objective, here)
+        if state.hint is not None:
+            other = start(objective, take(chosen, state.hint))
+            less = other.value < inner.value
+            inner = jax.tree.map(lambda a, b: jnp.where(less, a, b), other, inner)
+        inner = inner._replace(damping=state.damping, steps=state.steps)
+        most = jnp.minimum(self.max_steps, state.steps + MOST_STEPS)
+        inner = newton(objective, inner, enough, most, self.report)
+        new = zip(chosen, w, inner.w, strict=True)
+        w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
+        if part is problem:
+            products, g = inner.products, inner.g
+            value, distance = inner.value, inner.distance
+        else:
+            products = products_after(problem, part, inner, w)
+            _, _, value, g = problem.smooth.point(products, w)
+            plain = problem.unscaled(w)
+            value = value + plain.penalty(w)
+            distance = plain.distance(w, g, value.dtype)
+        noise = 8 * epsilon(value.dtype) * jnp.abs(value)
+        gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
+        return State(
+            w=w,
+            products=products,
+            hint=None if state.hint is None else w,
+            g=g,
+            value=value,
+            distance=distance,
+            damping=inner.damping,
+            steps=inner.steps,
+            idle=jnp.where(gained, 0, state.idle + 1),
+        )
+
+    def part(
+        self, state: State, sizes: Sizes, which: Array
+    ) -> tuple[Rows, Composite, Point, Array]:
+        """The rows to work on, the problem on them, where it stands, and the tolerance.
+
+        That value is of the whole objective.
+        """
+        problem, w, here = self.problem, state.w, state.point
+        if not sizes.some:
+            nothing: Rows = [None] * len(w)
+            if isinstance(problem.loss, Gram):
+                return nothing, *problem.around(here), self.tol
+            return nothing, problem, here, self.tol
+        chosen, complete = choose(problem, w, state.g, sizes, which)
+        here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
+        part, here = problem.take(chosen, w).kept(here, self.quadratic)
+        by_factor = isinstance(part.loss, Gram) and part.loss.factored
+        last = jnp.where(by_factor, LAST_BY_FACTOR, LAST)
+        share = jnp.where(complete, last, INNER)
+        share = jnp.where(which < len(sizes.some), share, 0)
+        enough = share.astype(self.tol.dtype) * state.distance
+        return chosen, part, here, jnp.maximum(self.tol, enough)
+
+
 def solve(
     problem: Composite,
     first: Point,
@@ -104,91 +196,16 @@ def solve(
         idle=begun.idle,
     )
 
-    def rounds(state: State, sizes: Sizes, which: Array) -> State:
-        def going(state: State) -> Array:
-            undone = ~(state.distance <= tol) & (state.steps < max_steps)
-            gaining = undone & (state.idle < 2)
-            if not sizes.some:
-                return gaining
-            most = jnp.array(sizes.most)[which]
-            return gaining & (most_rows(problem, state.w) <= most)
-
-        def body(state: State) -> State:
-            return round_of(
-                problem, state, sizes, which, quadratic, tol, max_steps, report
-            )
-
-        return jax.lax.while_loop(going, body, state)
-
+    search = Search(problem, quadratic, tol, max_steps, report)
     for sizes in programs:
 
         def one_size(state: State, which: Array, sizes: Sizes = sizes) -> Any:
-            return rounds(state, sizes, which), None
+            return search.rounds(state, sizes, which), None
 
         # The size is no part of the state, so that it is one for all within a `vmap`.
         state, _ = jax.lax.scan(one_size, state, jnp.arange(len(sizes.most)))
     end = state.point._replace(value=state.value - plain.penalty(state.w))
     return outcome_of(problem, state), end
-
-
-def round_of(
-    problem: Composite,
-    state: State,
-    sizes: Sizes,
-    which: Array,
-    quadratic: bool,
-    tol: Array,
-    max_steps: Array | int,
-    report: Callable[..., None] | None,
-) -> State:
-    """Chooses a working set, solves it, and checks all rows."""
-    w = state.w
-    chosen: Rows = [None] * len(w)
-    part, here, enough = problem, state.point, tol
-    if sizes.some:
-        chosen, complete = choose(problem, w, state.g, sizes, which)
-        here = here._replace(w=take(chosen, w), g=take(chosen, state.g))
-        part, here = problem.take(chosen, w).worked_on(here, quadratic)
-        by_factor = isinstance(part.loss, Gram) and part.loss.factored
-        last = jnp.where(by_factor, LAST_BY_FACTOR, LAST)
-        share = jnp.where(complete, last, INNER)
-        share = jnp.where(which < len(sizes.some), share, 0)
-        enough = jnp.maximum(tol, share.astype(tol.dtype) * state.distance)
-    elif isinstance(problem.loss, Gram):
-        part, here = problem.around(here)
-    objective = part.objective(here.w)
-    inner = start_at(objective, here)
-    if state.hint is not None:
-        other = start(objective, take(chosen, state.hint))
-        less = other.value < inner.value
-        inner = jax.tree.map(lambda a, b: jnp.where(less, a, b), other, inner)
-    inner = inner._replace(damping=state.damping, steps=state.steps)
-    most = jnp.minimum(max_steps, state.steps + MOST_STEPS)
-    inner = newton(objective, inner, enough, most, report)
-    new = zip(chosen, w, inner.w, strict=True)
-    w = tuple(n if c is None else c.put(x, n) for c, x, n in new)
-    if part is problem:
-        products, g = inner.products, inner.g
-        value, distance = inner.value, inner.distance
-    else:
-        products = products_after(problem, part, inner, w)
-        _, _, value, g = problem.smooth.point(products, w)
-        plain = problem.unscaled(w)
-        value = value + plain.penalty(w)
-        distance = plain.distance(w, g, value.dtype)
-    noise = 8 * epsilon(value.dtype) * jnp.abs(value)
-    gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
-    return State(
-        w=w,
-        products=products,
-        hint=None if state.hint is None else w,
-        g=g,
-        value=value,
-        distance=distance,
-        damping=inner.damping,
-        steps=inner.steps,
-        idle=jnp.where(gained, 0, state.idle + 1),
-    )
 
 
 def products_after(
