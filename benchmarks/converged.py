@@ -27,8 +27,8 @@ from report import print_table
 
 from optareg import L1, ElasticNet, GroupLasso, Penalty, masked, minimize
 
-SAMPLES, COLUMNS, CLASSES = 60, 12, 3
-GROUPS = np.repeat(np.arange(4), 3)
+# As many samples for each column.
+SAMPLES, COLUMNS, CLASSES = 5, 12, 3
 LIMIT = {"float64": 1e-6, "float32": 1e-4}
 # Decimal exponents of the scales.
 RANGE = {"float64": (-16, 16), "float32": (-6, 8)}
@@ -88,9 +88,17 @@ PENALTIES: dict[str, Callable[[Array], Penalty]] = {
     "L1, positive": lambda a: L1(a, positive=True),
     "elastic net": lambda a: ElasticNet(a, a**2),
     "groups of 3": lambda a: GroupLasso(
-        a, groups=np.broadcast_to(GROUPS.reshape(-1, *[1] * (a.ndim - 1)), a.shape)
+        a,
+        groups=np.broadcast_to(
+            groups_of(len(a)).reshape(-1, *[1] * (a.ndim - 1)), a.shape
+        ),
     ),
 }
+
+
+def groups_of(columns: int) -> Array:
+    """The group that each column is in."""
+    return np.arange(columns) // 3
 
 
 class Data(NamedTuple):
@@ -102,24 +110,26 @@ class Data(NamedTuple):
     strengths: Array
 
 
-def random_data(model: str, penalty: str, precision: str, n: int) -> Data:
+def random_data(model: str, penalty: str, precision: str, n: int, columns: int) -> Data:
+    samples, groups = SAMPLES * columns, groups_of(columns)
     rng = np.random.default_rng(zlib.crc32(f"{model}{penalty}{precision}".encode()))
     rows = []
     for i in range(n):
-        common = rng.choice([0, 1]) * rng.normal(size=(SAMPLES, 1))
-        X = rng.normal(size=(SAMPLES, COLUMNS)) + common
-        true = rng.normal(size=COLUMNS) * (rng.random(COLUMNS) < 0.4)
-        y = X @ true / 2 + rng.normal(size=SAMPLES) * rng.choice([0.1, 1])
+        common = rng.choice([0, 1]) * rng.normal(size=(samples, 1))
+        X = rng.normal(size=(samples, columns)) + common
+        # About as many in use, however many there are.
+        true = rng.normal(size=columns) * (rng.random(columns) < 4.8 / columns)
+        y = X @ true / 2 + rng.normal(size=samples) * rng.choice([0.1, 1])
         X = (X - X.mean(0)) / X.std(0)
         y = (y - y.mean()) / y.std() + rng.choice([0, 5])
-        powers = rng.uniform(*RANGE[precision], COLUMNS)
+        powers = rng.uniform(*RANGE[precision], columns)
         if penalty == "groups of 3":  # Within a group scales are another model.
-            powers = powers[GROUPS]
+            powers = powers[groups]
         if i % 3 == 0:
             powers[:] = powers[0]
         if i % 3 == 1:
-            powers[GROUPS > 0 if penalty == "groups of 3" else np.arange(12) > 0] = 0
-        a = np.full(COLUMNS, 10.0 ** rng.uniform(-3, -0.5))
+            powers[3 if penalty == "groups of 3" else 1 :] = 0
+        a = np.full(columns, 10.0 ** rng.uniform(-3, -0.5))
         scales = 10.0**powers
         rows.append(Data(X, y, scales, a / scales if i % 6 == 1 else a))
     X, y, scales, strengths = map(np.stack, zip(*rows, strict=True))
@@ -146,8 +156,9 @@ def functions(model: str, penalty: str) -> tuple[Any, Any]:
             z = X @ p["w"]
             return of(z + p["b"] if intercept else z, y)
 
-        each = jnp.broadcast_to(a.reshape(-1, *[1] * len(outputs)), (COLUMNS, *outputs))
-        start = {"w": jnp.zeros((COLUMNS, *outputs), X.dtype)}
+        shape = len(a), *outputs
+        each = jnp.broadcast_to(a.reshape(-1, *[1] * len(outputs)), shape)
+        start = {"w": jnp.zeros(shape, X.dtype)}
         if intercept:
             start["b"] = jnp.zeros(outputs, X.dtype)
         on_w = {name: name == "w" for name in start}
@@ -173,11 +184,13 @@ def residual(penalty: str, a: Array, w: Array, g: Array) -> Array:
 
         def norms(x: Array) -> Array:
             squares = (x**2).sum(tuple(range(2, x.ndim)))
-            return np.sqrt(np.add.reduceat(squares, [0, 3, 6, 9], axis=1))
+            return np.sqrt(
+                np.add.reduceat(squares, np.arange(0, a.shape[1], 3), axis=1)
+            )
 
         length = norms(w).repeat(3, 1).reshape(a.shape)
         inner = norms(g + size * a * w / np.where(length > 0, length, 1))
-        outer = np.maximum(norms(g) - size * a[:, ::3].reshape(len(a), 4), 0)
+        outer = np.maximum(norms(g) - size * a[:, ::3].reshape(len(a), -1), 0)
         return np.where(norms(w) > 0, inner, outer).max(1)
     lack = np.where(w == 0, np.maximum(np.abs(g) - a, 0), np.abs(g + a * np.sign(w)))
     if penalty == "L1, positive":
@@ -185,9 +198,11 @@ def residual(penalty: str, a: Array, w: Array, g: Array) -> Array:
     return lack.reshape(len(w), -1).max(1)
 
 
-def judged(model: str, penalty: str, precision: str, n: int) -> tuple[Array, Array]:
+def judged(
+    model: str, penalty: str, precision: str, n: int, columns: int
+) -> tuple[Array, Array]:
     """Whether each problem converged, and its relative gap."""
-    X, y, scales, a = random_data(model, penalty, precision, n)
+    X, y, scales, a = random_data(model, penalty, precision, n, columns)
     solve, objective = functions(model, penalty)
     scaled = X * scales[:, None]
     with jax.enable_x64(precision == "float64"):
@@ -214,12 +229,12 @@ def judged(model: str, penalty: str, precision: str, n: int) -> tuple[Array, Arr
     return found.converged, gap
 
 
-def rows(n: int, precisions: list[str]) -> Iterator[list[str]]:
+def rows(n: int, columns: int, precisions: list[str]) -> Iterator[list[str]]:
     total = unsolved = beyond = 0
     for precision in precisions:
         for model in MODELS:
             for penalty in PENALTIES:
-                converged, gap = judged(model, penalty, precision, n)
+                converged, gap = judged(model, penalty, precision, n, columns)
                 worst = np.max(gap[converged], initial=0)
                 false = int(np.sum(converged & ~(gap <= LIMIT[precision])))
                 unsaid = int(np.sum(~converged & (gap <= LIMIT[precision])))
@@ -241,11 +256,14 @@ def rows(n: int, precisions: list[str]) -> Iterator[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--problems", type=int, default=48, help="of each row")
+    parser.add_argument("--columns", type=int, default=COLUMNS, help="multiple of 3")
     parser.add_argument("--precision", nargs="*", default=["float64", "float32"])
     chosen = parser.parse_args()
     head = ["precision", "loss", "penalty", "not converged", "of these near enough"]
     head += ["largest gap of the others", "beyond the limit"]
-    print_table("Converged", head, rows(chosen.problems, chosen.precision))
+    print_table(
+        "Converged", head, rows(chosen.problems, chosen.columns, chosen.precision)
+    )
 
 
 if __name__ == "__main__":
