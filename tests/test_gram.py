@@ -17,7 +17,7 @@ from optareg.solve._gram import Gram
 from optareg.solve._heads import Heads
 from optareg.solve._problem import Problem
 from optareg.solve._products import Chosen
-from optareg.solve._rows import in_order, sizes_of
+from optareg.solve._rows import apart, in_order, sizes_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -290,3 +290,13 @@ def test_few_programs_serve_all_sizes(rows, labels, programs):
     problem = Problem.of(lambda w: jnp.sum((A @ w) ** 2), Tree(jnp.ones(rows)), penalty)
     heads = Heads.of(problem.traced, problem.start)
     assert sizes_of(Composite(heads, problem.penalties), problem.start) == programs
+
+
+@pytest.mark.parametrize(("n", "p", "number"), [(400, 200, 2), (100, 200, 1)])
+def test_where_all_rows_are_likely_in_use_they_have_a_program(n, p, number):
+    A = jnp.ones((n, p))
+    start = (jnp.zeros(p),)
+    problem = composite(lambda w: jnp.sum((A @ w) ** 2), start, (L1(0.1),))
+    assert problem.long(start) == (number == 2)
+    programs = sizes_of(problem, start)
+    assert len(apart(programs) if problem.long(start) else programs) == number

@@ -97,6 +97,12 @@ class Composite(NamedTuple):
         loss = self.loss
         return is_quadratic(jax.make_jaxpr(lambda *w: loss(w))(*w), w)
 
+    def long(self, w: Leaves) -> bool:
+        """Whether the data have more rows than there are parameters."""
+        products = jax.eval_shape(self.loss.products, w)
+        rows: int = sum(z.size for z in products)
+        return rows > sum(x.size for x in w)
+
     def unscaled(self, w: Leaves) -> Objective:
         """Without scales."""
         ones = tuple(jnp.ones((), x.real.dtype) for x in w)

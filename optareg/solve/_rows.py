@@ -11,7 +11,7 @@ from optareg.solve._composite import Composite
 from optareg.solve._leaves import Leaves
 from optareg.solve._products import Chosen
 
-__all__ = ["Sizes", "choose", "in_order", "most_rows", "sizes_of"]
+__all__ = ["Sizes", "apart", "choose", "in_order", "most_rows", "sizes_of"]
 
 Array = jax.Array
 
@@ -66,6 +66,12 @@ def sizes_of(problem: Composite, w: Leaves) -> list[Sizes]:
     if programs and contiguous and len(programs[-1].some) < TOGETHER:
         return [*programs[:-1], programs[-1]._replace(whole=True)]
     return [*programs, Sizes((), whole=True)]
+
+
+def apart(programs: list[Sizes]) -> list[Sizes]:
+    """The same sizes, with a program of its own for all rows."""
+    sets = [sizes._replace(whole=False) for sizes in programs if sizes.some]
+    return [*sets, Sizes((), whole=True)]
 
 
 def choose(

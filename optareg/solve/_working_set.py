@@ -18,7 +18,7 @@ from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves
 from optareg.solve._newton import Progress, newton, start, start_at
 from optareg.solve._products import Rows
-from optareg.solve._rows import Sizes, choose, most_rows, sizes_of
+from optareg.solve._rows import Sizes, apart, choose, most_rows, sizes_of
 from optareg.solve._smooth import Point, Products
 from optareg.solve._solution import Outcome
 
@@ -183,6 +183,10 @@ def solve(
     first = first._replace(value=first.value + plain.penalty(w))
     # From a hint, on a path, it takes too few steps for a matrix made of data to pay.
     quadratic = bool(programs[0].some) and hint is None and problem.quadratic(w)
+    if quadratic and problem.long(w):
+        # All rows are likely to be in use; and the program of a matrix takes two
+        # products with data where it has none for a size.
+        programs = apart(programs)
     begun = start_at(plain, first)
     state = State(
         w=w,
