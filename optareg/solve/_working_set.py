@@ -177,9 +177,6 @@ def solve(
     w = first.w
     plain = problem.unscaled(w)
     programs = sizes_of(problem, w)
-    if isinstance(problem.loss, Gram):
-        # Anew: carried on from a far start, its rounding errors would stay.
-        first = problem.point(w)
     first = first._replace(value=first.value + plain.penalty(w))
     # From a hint, on a path, it takes too few steps for a matrix made of data to pay.
     quadratic = bool(programs[0].some) and hint is None and problem.quadratic(w)
