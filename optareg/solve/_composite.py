@@ -98,10 +98,9 @@ class Composite(NamedTuple):
         return is_quadratic(jax.make_jaxpr(lambda *w: loss(w))(*w), w)
 
     def long(self, w: Leaves) -> bool:
-        """Whether the data have more rows than there are parameters."""
-        products = jax.eval_shape(self.loss.products, w)
-        rows: int = sum(z.size for z in products)
-        return rows > sum(x.size for x in w)
+        """Whether there are data, with more rows than there are parameters."""
+        loss, size = self.loss, sum(x.size for x in w)
+        return isinstance(loss, Heads) and loss.rows(w) > size
 
     def unscaled(self, w: Leaves) -> Objective:
         """Without scales."""

@@ -63,7 +63,7 @@ class Gram(NamedTuple):
         loss = loss.kept()
         nothing = tuple(map(jnp.zeros_like, w))
         self = cls(nothing, jnp.zeros(()), nothing, {}, chosen, loss)
-        rows = sum(z.size for z in jax.eval_shape(loss.products, w))
+        rows = loss.rows(w)
 
         def matrix(i: int, w: Leaves) -> Array:
             return loss.part(i).hessian_matrix(self._first(w, i))

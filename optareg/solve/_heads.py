@@ -103,6 +103,10 @@ class Heads(NamedTuple):
         """The products with the leaves."""
         return [head(leaves[head.leaf]) for head in self.heads]
 
+    def rows(self, leaves: Sequence[Array]) -> int:
+        """How many numbers the products have: rows of the data, for each column."""
+        return sum(z.size for z in jax.eval_shape(self.products, list(leaves)))
+
     def value_and_gradient(
         self, products: Sequence[Array], leaves: Sequence[Array]
     ) -> tuple[Array, list[Array]]:

@@ -31,9 +31,8 @@ def by_hessian(loss: ClosedJaxpr, leaves: Sequence[Array]) -> Gram | None:
     if not all(map(is_real_row, leaves)):
         return None
     heads = Heads.of(loss, leaves)
-    rows = sum(z.size for z in jax.eval_shape(lambda: heads.products(leaves)))
     size = sum(x.size for x in leaves)
-    if size > MOST_PARAMETERS or rows < LEAST_RATIO * size:
+    if size > MOST_PARAMETERS or heads.rows(leaves) < LEAST_RATIO * size:
         return None
     if not is_quadratic(loss, leaves):
         return None
