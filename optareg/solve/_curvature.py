@@ -47,6 +47,7 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
     if not products:
         return []
     gradient = jax.grad(lambda zs: loss.tail(zs, w))
+    _, bend = jax.linearize(gradient, products)
     bits = [hashes(z.shape, i) for i, z in enumerate(products)]
 
     def probe(k: Array) -> list[Array]:
@@ -54,10 +55,11 @@ def of_heads(loss: Heads, w: Leaves) -> list[tuple[int, Array]]:
             jnp.where(b >> k & 1, 1, -1).astype(z.dtype)
             for b, z in zip(bits, products, strict=True)
         ]
-        _, bent = jax.jvp(gradient, (products,), (signs,))
-        return [s * b for s, b in zip(signs, bent, strict=True)]
+        return [s * b for s, b in zip(signs, bend(signs), strict=True)]
 
-    probes: list[Array] = jax.vmap(probe)(jnp.arange(HEAD_PROBES, dtype=jnp.uint32))
+    # One after the other: so XLA has the kernels that the iteration has, and makes them
+    # once.
+    probes: list[Array] = jax.lax.map(probe, jnp.arange(HEAD_PROBES, dtype=jnp.uint32))
     total: list[Array] = [jnp.mean(p, axis=0) for p in probes]
     pairs = zip(loss.heads, total, strict=True)
     return [(h.leaf, h.transpose_of_squares(t, w[h.leaf]).real) for h, t in pairs]

@@ -68,11 +68,17 @@ def with_derivative(
         rows = zip(w, here.scales, y, strict=True)
         prox_slope = slope(here, tuple(x + c * d for x, c, d in rows), 1.0)
         hessian = damped(here, w, products, 0.0)
-        matrix = linear_system(here, hessian, prox_slope, 1.0)
+        system = linear_system(here, hessian, prox_slope, 1.0)
         accuracy = epsilon(outcome.stationarity.dtype) ** 0.75
 
+        def matrix(p: Leaves) -> Leaves:
+            return system(p)[0]
+
         def cg(matrix: Any, b: Leaves) -> Leaves:
-            return conjugate_gradients(matrix, b, here.scales, accuracy, MOST_CG)
+            def both(p: Leaves) -> tuple[Leaves, Leaves]:
+                return matrix(p), p
+
+            return conjugate_gradients(both, b, here.scales, accuracy, MOST_CG)[0]
 
         # With D the slope of the prox: w' = moved + D p, and
         # (D H D + D (I − D) / c) p = D (moved / c − H moved).

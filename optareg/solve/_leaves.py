@@ -58,15 +58,16 @@ def all_finite(a: Sequence[Array]) -> Array:
 
 
 def conjugate_gradients(
-    matrix: Callable[[Leaves], Leaves],
+    matrix: Callable[[Leaves], tuple[Leaves, Leaves]],
     b: Leaves,
     scales: Leaves,
     relative: Array | float,
     most: Array | int,
-) -> Leaves:
-    """Solves matrix(x) = b; stops early where the matrix is not positive.
+) -> tuple[Leaves, Leaves]:
+    """Solves A x = b; stops early where the matrix A is not positive.
 
-    `scales` is the preconditioner: about one over the diagonal of the matrix.
+    `matrix` gives A x and B x, another product; returned are x and B x.
+    `scales` is the preconditioner: about one over the diagonal of A.
     """
     first = times(scales, b)
     size = dot(b, first)
@@ -74,20 +75,24 @@ def conjugate_gradients(
     tiny = 10 * epsilon(size.dtype)
 
     def step(state: Any) -> Any:
-        x, r, p, rz, k = state
-        mp = matrix(p)
+        x, bx, r, p, rz, k = state
+        mp, bp = matrix(p)
         curvature = dot(p, mp)
         floor = tiny * sum(
             jnp.sum(jnp.abs(a) ** 2 / c) for a, c in zip(p, scales, strict=True)
         )
         positive = curvature > floor
         a = jnp.where(positive, rz / jnp.where(positive, curvature, 1), 0)
-        x, r = add(x, scale(a, p)), add(r, scale(-a, mp))
+        x, bx = add(x, scale(a, p)), add(bx, scale(a, bp))
+        r = add(r, scale(-a, mp))
         preconditioned = times(scales, r)
         new = dot(r, preconditioned)
         p = add(preconditioned, scale(new / rz, p))
-        return x, r, p, jnp.where(positive, new, 0), k + 1
+        return x, bx, r, p, jnp.where(positive, new, 0), k + 1
 
-    state = (scale(0.0, b), b, first, size, jnp.int32(0))
-    x, *_ = jax.lax.while_loop(lambda s: (s[3] > target) & (s[4] < most), step, state)
-    return x
+    nothing = scale(0.0, b)
+    state = (nothing, nothing, b, first, size, jnp.int32(0))
+    x, bx, *_ = jax.lax.while_loop(
+        lambda s: (s[4] > target) & (s[5] < most), step, state
+    )
+    return x, bx

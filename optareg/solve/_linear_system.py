@@ -44,15 +44,19 @@ def linear_system(
     hessian: Operator,
     prox_slope: Operator,
     tau: Array | float,
-) -> Operator:
-    """The symmetric matrix D H D + D (I − D) / (τ scales), D being `prox_slope`."""
+) -> Callable[[Leaves], tuple[Leaves, Leaves]]:
+    """The symmetric matrix D H D + D (I − D) / (τ scales), D being `prox_slope`.
 
-    def matrix(p: Leaves) -> Leaves:
+    Its product with p, and that of H D.
+    """
+
+    def matrix(p: Leaves) -> tuple[Leaves, Leaves]:
         q = prox_slope(p)
+        bent = hessian(q)
         rest = tuple(
             (a - b) / (tau * c) for a, b, c in zip(p, q, objective.scales, strict=True)
         )
-        return prox_slope(add(hessian(q), rest))
+        return prox_slope(add(bent, rest)), bent
 
     return matrix
 
@@ -66,18 +70,19 @@ def solution(
     tau: Array,
     b: Leaves,
     accuracy: Array,
-) -> Leaves:
+) -> tuple[Leaves, Leaves]:
     """Solves the system at w with the right side b, to a relative accuracy.
 
-    Where the Hessian is a small matrix and the slope is diagonal, a Cholesky factor
-    does it. There is none where the function is not convex; there, and for all else,
-    conjugate gradients do.
+    Returns D p for the solution p, and H D p. Where the Hessian is a small matrix and
+    the slope is diagonal, a Cholesky factor does it. There is none where the function
+    is not convex; there, and for all else, conjugate gradients do.
     """
     smooth, scales = objective.smooth, objective.scales
     matrix = linear_system(objective, hessian, prox_slope, tau)
 
-    def iterated(most: Array | int) -> Leaves:
-        return conjugate_gradients(matrix, b, scales, accuracy, most)
+    def iterated(most: Array | int) -> tuple[Leaves, Leaves]:
+        p, bent = conjugate_gradients(matrix, b, scales, accuracy, most)
+        return prox_slope(p), bent
 
     if not (isinstance(smooth.loss, Gram) and objective.entrywise):
         return iterated(MOST_CG)
@@ -86,8 +91,12 @@ def solution(
     # What the matrix has beside D H D of the loss.
     rows = zip(keeps, scales, bent, strict=True)
     more = tuple(d * (damping * d + (1 - d) / tau) / c + d * h * d for d, c, h in rows)
-    x = smooth.loss.solve(keeps, more, b)
-    known = all_finite(x)
+    p = smooth.loss.solve(keeps, more, b)
+    known = all_finite(p)
+    q = prox_slope(p)
+    by_factor = q, hessian(q)
     other = iterated(jnp.where(known, 0, MOST_CG))
-    pairs = zip(x, other, strict=True)
-    return tuple(jnp.where(known, a, b) for a, b in pairs)
+    result: tuple[Leaves, Leaves] = jax.tree.map(
+        lambda a, b: jnp.where(known, a, b), by_factor, other
+    )
+    return result

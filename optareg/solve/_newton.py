@@ -158,9 +158,10 @@ def direction(objective: Objective, state: Progress, tol: Array) -> Direction:
     needed = jnp.minimum(COARSEST, ENOUGH * tol / state.distance)
     needed = jnp.where(state.idle == 0, needed, 0).astype(accuracy.dtype)
     accuracy = jnp.maximum(accuracy, needed)
-    p = solution(objective, w, hessian, prox_slope, state.damping, tau, b, accuracy)
-    q = prox_slope(p)
-    change = add(slack, hessian(q))
+    q, bent = solution(
+        objective, w, hessian, prox_slope, state.damping, tau, b, accuracy
+    )
+    change = add(slack, bent)
     return Direction(z, add(q, scale(-tau, times(scales, change))), fall)
 
 
