@@ -61,6 +61,7 @@ MOSTLY_COMPILING = {
     "test_penalties",
     "test_positive",
     "test_product",
+    "test_programs",
     "test_promise",
     "test_restarts",
     "test_schedules",

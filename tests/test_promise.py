@@ -19,14 +19,12 @@ from optareg import (
     GroupLasso,
     by_path,
     centered,
-    clear_programs,
     constraint,
     masked,
     max_strength,
     minimize,
     path,
 )
-from optareg.solve import _programs
 from problems import regression_data
 
 RNG = np.random.default_rng(0)
@@ -294,79 +292,3 @@ class TestDerivative:
 
         assert np.isnan(jax.grad(lambda s: first(s, 1))(0.01))
         assert np.isfinite(jax.grad(lambda s: first(s, 1000))(0.01))
-
-
-class TestPrograms:
-    """Calls outside of `jit` compile a program once."""
-
-    @pytest.fixture(autouse=True)
-    def none_kept(self):
-        clear_programs()
-        yield
-        clear_programs()
-
-    def test_folds_share_one_and_nothing_stale_is_served(self):
-        X, y = regression_data("diabetes")
-        for fold in range(3):
-            rows = np.arange(442) % 4 != fold
-            Xs, ys = X[rows][:330], y[rows][:330]
-            found = minimize(squares(Xs, ys), jnp.zeros(10), L1(0.1))
-            model = sklearn.linear_model.Lasso(0.1, fit_intercept=False, tol=1e-10)
-            expected = model.fit(Xs, ys).coef_
-            np.testing.assert_allclose(found.params, expected, atol=1e-4)
-        assert len(_programs.KEPT) == 1
-
-    def test_constants_of_the_loss_make_another(self):
-        found = [
-            minimize(lambda w, c=c: jnp.sum((w - c) ** 2), jnp.zeros(2), L1(1.0)).params
-            for c in (1.0, 2.0)
-        ]
-        np.testing.assert_allclose(found, [[0.5, 0.5], [1.5, 1.5]], rtol=1e-5)
-        assert len(_programs.KEPT) == 2
-
-    def test_one_with_a_callback_is_not_kept(self):
-        seen = []
-        for k in range(2):
-            minimize(
-                lambda w: jnp.sum((w - 1) ** 2),
-                jnp.zeros(2),
-                L1(1.0),
-                callback=lambda *_, k=k: seen.append(k),
-            )
-        jax.effects_barrier()
-        assert set(seen) == {0, 1}
-        assert not _programs.KEPT
-
-    def test_precision_makes_another(self, x64):
-        for dtype in (jnp.float32, jnp.float64):
-            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(2, dtype), L1(1.0))
-        assert len(_programs.KEPT) == 2
-
-    def test_the_table_is_bounded(self, monkeypatch):
-        monkeypatch.setattr(_programs, "MOST", 1)
-        for size in (2, 3):
-            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(size), L1(1.0))
-        assert len(_programs.KEPT) == 1
-
-    @pytest.mark.parametrize(
-        "loss, little",
-        [
-            (lambda w: jnp.sum(jnp.outer(jnp.ones(1000), w) ** 2), True),
-            (lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w) ** 2), False),
-            (
-                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 9)[0][0],
-                True,
-            ),
-            (
-                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 10**6)[0][
-                    0
-                ],
-                False,
-            ),
-            (lambda w: jax.lax.while_loop(lambda w: w[0] > 1, jnp.sqrt, w)[0], False),
-            (jax.jit(lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w))), False),
-        ],
-    )
-    def test_it_is_optimized_where_there_is_much_to_compute(self, loss, little):
-        options = _programs.options_for(jax.make_jaxpr(loss)(jnp.ones(3)))
-        assert (options.get("xla_backend_optimization_level") == 0) == little

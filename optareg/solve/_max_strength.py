@@ -13,7 +13,7 @@ from optareg.penalties._combinators import check_is_penalty
 from optareg.solve._leaves import Leaves
 from optareg.solve._null_model import acts, at_center, partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments
-from optareg.solve._programs import one_program
+from optareg.solve._programs import Reads, one_program
 from optareg.solve._task import Task
 
 __all__ = ["max_strength", "strength_grid"]
@@ -86,7 +86,8 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         result = jnp.max(jnp.stack([size.astype(dtype) for size in sizes]))
         return jnp.where(solved, result, jnp.nan), solved
 
-    given = problem.traced, problem.penalties, problem.start
+    reads = Reads((tuple(free), problem.double), lambda penalties, _: penalties)
+    given = reads, problem.traced, problem.penalties, problem.start
     result: Array
     result, solved = one_program(solve, *given)
     if not is_traced(solved) and not solved:

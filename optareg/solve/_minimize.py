@@ -12,7 +12,7 @@ from optareg.solve._descent import by_optimizer
 from optareg.solve._leaves import Leaves
 from optareg.solve._null_model import partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
-from optareg.solve._programs import one_program
+from optareg.solve._programs import Reads, one_program
 from optareg.solve._solution import Outcome, Solution
 from optareg.solve._task import Callback, Task
 from optareg.transforms._arguments import check_optimizer
@@ -114,7 +114,9 @@ def minimize(
             return here.rough_goal(penalties, w)
         return here.goal(penalties, w, free)
 
-    given = problem.traced, problem.penalties, problem.start
+    settings = tuple(free), problem.double, problem.half, tol, max_steps, callback
+    reads = Reads(settings, lambda penalties, _: penalties)
+    given = reads, problem.traced, problem.penalties, problem.start
     if optimizer is None:
         check_precision(tree)
         outcome, goal = one_program(solve, *given)

@@ -12,7 +12,7 @@ from optareg.penalties._register import strengths_of, with_strengths
 from optareg.solve._leaves import Leaves
 from optareg.solve._null_model import partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
-from optareg.solve._programs import one_program
+from optareg.solve._programs import Reads, one_program
 from optareg.solve._quadratic import by_hessian
 from optareg.solve._solution import Outcome, Solution
 from optareg.solve._task import Callback, Place, Task, either
@@ -147,7 +147,13 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol
 
-    outcomes, enough = one_program(solved, problem.traced, strengths, problem.start)
+    def penalties_of(strengths: list[Array], w: Leaves) -> tuple[Penalty, ...]:
+        return problem.penalties_of(with_strengths(penalties, largest_of(strengths)))
+
+    settings = tuple(free), problem.double, tol, max_steps, callback
+    reads = Reads(settings, penalties_of)
+    given = reads, problem.traced, strengths, problem.start
+    outcomes, enough = one_program(solved, *given)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: problem.solution(outcome, enough))(outcomes)
 

@@ -1,8 +1,10 @@
 """Compiled programs of calls outside of `jit`, kept for the next call like this one.
 
 Each such call traces its loss anew, as only the loss knows what it closes over. The
-program that results is looked up by its text. So data may change, and closures too:
-nothing stale is ever served.
+program of the solver is looked up by the text of the loss and its derivatives, and all
+else that it depends on (`key_of`); where that is not known, as of a penalty of the
+user's own, by its own text, for which the whole solver is traced. So data may change,
+and closures too: nothing stale is ever served.
 """
 
 import collections
@@ -16,20 +18,24 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import PartitionSpec
 
 from optareg._sharding import has_explicit_axes, placed
+from optareg.penalties._base import Penalty
+from optareg.solve._heads import evaluate
 from optareg.solve._solution import Outcome
 
-__all__ = ["clear_programs", "one_program"]
+__all__ = ["Reads", "clear_programs", "one_program"]
 
 # How many programs are kept, and how much text they may have together. Those used
 # least recently go first.
 MOST, MOST_BYTES = 64, 16 * 2**20
-# XLA's CPU compiler has two ways to make its kernels. The older one takes half as long,
-# and its programs solve as fast (`python benchmarks/solve`); it may go one day.
+# XLA's CPU compiler has two ways to make its kernels. The older one takes two thirds of
+# the time; solves of some milliseconds take up to twice as long. It may go one day.
 QUICKER = {"xla_cpu_use_fusion_emitters": False}
 # Without LLVM's optimizations it takes half of that again. Products of matrices are as
 # fast, all else is slower: so only where a loss computes little, so many numbers at
 # most, and compiling would take longer than solving.
 QUICKEST, LITTLE = QUICKER | {"xla_backend_optimization_level": 0}, 2**18
+# Of settings whose texts say all.
+KNOWN = (int, float, type(None), tuple)
 
 
 class Kept(NamedTuple):
@@ -42,12 +48,26 @@ class Kept(NamedTuple):
 KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
 
 
-def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> Any:
+class Reads(NamedTuple):
+    """What a function to compile depends on, beside the loss and its arguments.
+
+    Attributes:
+      settings: numbers or None, if their texts say all; else nothing is known.
+      penalties: those it is for, of its arguments but the loss's constants.
+    """
+
+    settings: tuple[Any, ...]
+    penalties: Callable[..., tuple[Penalty, ...]]
+
+
+def one_program(
+    f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
+) -> Any:
     """The function of the loss's constants and the arguments, compiled as a whole.
 
-    Within `jit`, `vmap` or a derivative the caller compiles, under `jax.disable_jit`
-    nobody; and a program that calls back to Python, or runs on several devices, is
-    compiled anew.
+    The last argument is the leaves to start at. Within `jit`, `vmap` or a derivative
+    the caller compiles, under `jax.disable_jit` nobody; and a program that calls back
+    to Python, or runs on several devices, is compiled anew.
     """
     numbers, structure = jax.tree.flatten((loss.consts, *arguments))
 
@@ -57,21 +77,74 @@ def one_program(f: Callable[..., Any], loss: ClosedJaxpr, *arguments: Any) -> An
 
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
-    lowered = program.lower(numbers)
-    text = lowered.as_text()
-    if "callback" in text:  # It names a function of this call.
-        return compiled(lowered, options_for(loss))(numbers)
-    about = jax.tree.structure(lowered.out_info), lowered.in_avals, jax.config.values
-    digest = hashlib.sha256(f"{text}{about}".encode()).digest()
-    if digest in KEPT:
-        KEPT.move_to_end(digest)
-    else:
-        KEPT[digest] = Kept(compiled(lowered, options_for(loss)), len(text))
-        while len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES:
-            if len(KEPT) == 1:
-                break
-            KEPT.popitem(last=False)
-    return KEPT[digest].program(numbers)
+    key = key_of(f, reads, loss, *arguments)
+    if key not in KEPT:
+        lowered = program.lower(numbers)
+        text = lowered.as_text()
+        if "callback" in text:  # It names a function of this call.
+            return compiled(lowered, options_for(loss))(numbers)
+        key = key or key_by(lowered, text)
+        if key not in KEPT:
+            KEPT[key] = Kept(compiled(lowered, options_for(loss)), len(text))
+    KEPT.move_to_end(key)
+    while len(KEPT) > 1 and (
+        len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES
+    ):
+        KEPT.popitem(last=False)
+    return KEPT[key].program(numbers)
+
+
+def key_of(
+    f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
+) -> Any:
+    """What tells the program from others, without tracing the solver.
+
+    That is the text of the loss, of its first and second derivative, and of the
+    penalties. None where that does not say all.
+    """
+    settings = reads.settings
+    if has_explicit_axes() or not all(isinstance(x, KNOWN) for x in settings):
+        return None
+
+    def parts(consts: Any, *arguments: Any) -> Any:
+        w = arguments[-1]
+        numbers = tuple(range(len(w)))
+
+        def value(*w: Any) -> Any:
+            return evaluate(ClosedJaxpr(loss.jaxpr, consts), w)
+
+        bent = jax.jvp(jax.grad(value, numbers), w, w)
+        return value(*w), bent, reads.penalties(*arguments)
+
+    lowered = jax.jit(parts, keep_unused=True).lower(loss.consts, *arguments)
+    text, penalties = lowered.as_text(), jax.tree.structure(lowered.out_info[-1])
+    if "callback" in text or not self_contained(penalties):
+        return None
+    name = f"{f.__module__}.{f.__qualname__}{settings}"
+    # Types are compared, not their texts: two classes may have one name.
+    types = penalties, jax.tree.structure(arguments)
+    return key_by(lowered, f"{name}{text}"), types
+
+
+def key_by(lowered: Any, text: str) -> bytes:
+    """By the text, the types of numbers, and what JAX is set to."""
+    names = sorted(jax.config.values)
+    config = [getattr(jax.config, name, None) for name in names]
+    about = jax.tree.structure(lowered.out_info), lowered.in_avals, config
+    device = default_device()
+    return hashlib.sha256(f"{text}{about}{device}".encode()).digest()
+
+
+def self_contained(penalties: Any) -> bool:
+    """Whether all of a tree is of this package, and calls no function of a user.
+
+    Given is its structure.
+    """
+    node = penalties.node_data()
+    if node is None:
+        return True
+    plain = node[0] in (tuple, type(None)) or node[0].__module__.startswith("optareg.")
+    return plain and all(map(self_contained, penalties.children()))
 
 
 def on_automatic_axes(f: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,0 +1,252 @@
+"""Calls outside of `jit` compile a program once, and are never served a stale one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+
+from optareg import (
+    L1,
+    ElasticNet,
+    GroupLasso,
+    clear_programs,
+    constraint,
+    masked,
+    max_strength,
+    minimize,
+    path,
+)
+from optareg.penalties import Penalty, register_penalty, static
+from optareg.solve import _heads, _programs
+from problems import regression_data
+
+
+def squares(X, y):
+    return lambda w: 0.5 * jnp.mean((y - X @ w) ** 2)
+
+
+def to(target):
+    """The distance from a target, which is a constant of the loss."""
+    return lambda w: 0.5 * jnp.sum((w - target) ** 2)
+
+
+class TestPrograms:
+    """Calls outside of `jit` compile a program once."""
+
+    @pytest.fixture(autouse=True)
+    def none_kept(self):
+        clear_programs()
+        yield
+        clear_programs()
+
+    def test_folds_share_one_and_nothing_stale_is_served(self):
+        X, y = regression_data("diabetes")
+        for fold in range(3):
+            rows = np.arange(442) % 4 != fold
+            Xs, ys = X[rows][:330], y[rows][:330]
+            found = minimize(squares(Xs, ys), jnp.zeros(10), L1(0.1))
+            model = sklearn.linear_model.Lasso(0.1, fit_intercept=False, tol=1e-10)
+            expected = model.fit(Xs, ys).coef_
+            np.testing.assert_allclose(found.params, expected, atol=1e-4)
+        assert len(_programs.KEPT) == 1
+
+    def test_constants_of_the_loss_make_another(self):
+        found = [
+            minimize(lambda w, c=c: jnp.sum((w - c) ** 2), jnp.zeros(2), L1(1.0)).params
+            for c in (1.0, 2.0)
+        ]
+        np.testing.assert_allclose(found, [[0.5, 0.5], [1.5, 1.5]], rtol=1e-5)
+        assert len(_programs.KEPT) == 2
+
+    def test_one_with_a_callback_is_not_kept(self):
+        seen = []
+        for k in range(2):
+            minimize(
+                lambda w: jnp.sum((w - 1) ** 2),
+                jnp.zeros(2),
+                L1(1.0),
+                callback=lambda *_, k=k: seen.append(k),
+            )
+        jax.effects_barrier()
+        assert set(seen) == {0, 1}
+        assert not _programs.KEPT
+
+    def test_precision_makes_another(self, x64):
+        for dtype in (jnp.float32, jnp.float64):
+            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(2, dtype), L1(1.0))
+        assert len(_programs.KEPT) == 2
+
+    def test_the_table_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(_programs, "MOST", 1)
+        for size in (2, 3):
+            minimize(lambda w: jnp.sum((w - 1) ** 2), jnp.zeros(size), L1(1.0))
+        assert len(_programs.KEPT) == 1
+
+    @pytest.mark.parametrize(
+        "solve",
+        [
+            lambda loss, s: minimize(loss, jnp.zeros(10), L1(s)).params,
+            lambda loss, s: minimize(loss, jnp.ones(10), ElasticNet(s, 0.1)).params,
+            lambda loss, s: path(loss, jnp.zeros(10), L1(s * jnp.ones(3))).params,
+            lambda loss, s: max_strength(loss, jnp.zeros(10), L1(s)),
+        ],
+    )
+    def test_a_second_call_does_not_trace_the_solver(self, solve, monkeypatch):
+        X, y = regression_data("diabetes")
+        solve(squares(X, y), 0.1)
+        other = squares(X[::-1] * 2, y)
+        expected = solve(other, 0.2)
+        assert len(_programs.KEPT) == 1
+        clear_programs()
+        np.testing.assert_array_equal(solve(other, 0.2), expected)
+        monkeypatch.setattr(_heads.Heads, "of", None)
+        np.testing.assert_array_equal(solve(other, 0.2), expected)
+        with pytest.raises(TypeError, match="NoneType"):  # So it would be seen.
+            solve(lambda w: 2 * other(w), 0.2)
+
+    def test_what_a_loss_closes_over_may_change(self):
+        target, found = [1.0], []
+
+        def near_the_first(w):
+            return 0.5 * jnp.sum((w - target[0]) ** 2)
+
+        for number in (1.0, 3.0):
+            target[0] = number
+            found.append(minimize(near_the_first, jnp.zeros(2), L1(0.5)).params)
+        np.testing.assert_allclose(found, [[0.5, 0.5], [2.5, 2.5]], rtol=1e-5)
+
+    def test_a_loss_is_its_derivatives_too(self):
+        """Two of the same value, of which one says another derivative."""
+
+        @jax.custom_jvp
+        def half(x):
+            return x / 2
+
+        half.defjvp(lambda xs, ts: (half(*xs), ts[0]))
+        found = [
+            minimize(lambda w, f=f: jnp.sum(f(w**2) - w), jnp.zeros(2), L1(0.0)).params
+            for f in (lambda x: x / 2, half)
+        ]
+        # w - 1 = 0 and, as it says, 2 w - 1 = 0.
+        np.testing.assert_allclose(found, [[1, 1], [0.5, 0.5]], rtol=1e-5)
+
+    @pytest.mark.parametrize("solve", [minimize, path])
+    def test_all_numbers_of_a_penalty_count(self, solve):
+        strengths = 0.5 if solve is minimize else jnp.array([0.5])
+        found = [
+            np.ravel(solve(to(2.0), jnp.zeros(1), ElasticNet(strengths, l2)).params)
+            for l2 in (0.0, 0.5)
+        ]
+        # (w - 2) + 0.5 + 2 l2 w = 0.
+        np.testing.assert_allclose(found, [[1.5], [0.75]], rtol=1e-5)
+
+    @pytest.mark.parametrize("solve", [minimize, path])
+    def test_what_is_static_in_a_penalty_counts(self, solve):
+        strengths = 0.5 if solve is minimize else jnp.array([0.5])
+        found = [
+            np.ravel(solve(to(-2.0), jnp.zeros(1), L1(strengths, positive=p)).params)
+            for p in (False, True, False)
+        ]
+        np.testing.assert_allclose(found, [[-1.5], [0], [-1.5]], rtol=1e-5)
+
+    def test_groups_that_print_alike_differ(self):
+        """Of more than a thousand labels NumPy prints the first and the last."""
+        target = jnp.zeros(1200).at[600].set(2.0).at[601].set(0.1)
+        pairs = np.arange(1200) // 2
+        others = pairs.copy()
+        others[[601, 603]] = others[[603, 601]]
+        assert repr(pairs) == repr(others)
+        last = [
+            minimize(
+                to(target), jnp.zeros(1200), GroupLasso(0.5, groups=groups)
+            ).params[601]
+            for groups in (pairs, others)
+        ]
+        assert last[0] > 0 and last[1] == 0
+
+    def test_masks_count(self):
+        params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+        free, found = ["a"], []
+        penalty = masked(L1(0.5), lambda tree: {k: k not in free for k in tree})
+        for name in ("a", "b"):
+            free[0] = name
+            found.append(
+                minimize(
+                    lambda w: sum(map(to(2.0), w.values())), params, penalty
+                ).params
+            )
+        assert [float(f["a"][0]) for f in found] == pytest.approx([2, 1.5], rel=1e-5)
+        assert [float(f["b"][0]) for f in found] == pytest.approx([1.5, 2], rel=1e-5)
+
+    def test_a_penalty_of_the_user_is_traced_anew(self):
+        most = [1.0]
+
+        @register_penalty
+        class Ball(Penalty):
+            name: str = static(default="ball")
+
+            def leaf_value(self, w):
+                return jnp.where(jnp.all(jnp.abs(w) <= most[0]), 0.0, jnp.inf)
+
+            def leaf_prox(self, w, step):
+                return jnp.clip(w, -most[0], most[0])
+
+        in_box = constraint(lambda w: jnp.clip(w, -most[0], most[0]))
+        for penalty in (Ball(), in_box):
+            for number in (1.0, 0.5):
+                most[0] = number
+                found = minimize(to(2.0), jnp.zeros(2), penalty).params
+                np.testing.assert_allclose(found, [number, number], rtol=1e-5)
+
+    @pytest.mark.parametrize("settings", [{"tol": 1e3}, {"max_steps": 1}])
+    def test_settings_count(self, settings):
+        X, y = regression_data("diabetes")
+
+        def solve(**more):
+            return minimize(squares(X, y), jnp.zeros(10), L1(0.1), **more)
+
+        exact, rough = solve(), solve(**settings)
+        assert int(rough.steps) < int(exact.steps)
+        assert int(solve(**settings).steps) == int(rough.steps)
+        assert int(solve().steps) == int(exact.steps)
+
+    def test_a_strength_of_zero_may_have_another_program(self):
+        X, y = regression_data("diabetes")
+        for strength in (1.0, 0.0, 1.0):
+            found = minimize(squares(X, y), jnp.ones(10), L1(strength))
+            assert found.converged
+            if strength == 0:
+                expected = np.linalg.lstsq(X, y)[0]
+                np.testing.assert_allclose(found.params, expected, rtol=1e-2)
+
+    def test_what_jax_is_set_to_counts(self):
+        seen = []
+        for precision in (None, "highest", None):
+            with jax.default_matmul_precision(precision):
+                minimize(to(2.0), jnp.zeros(2), L1(1.0))
+            seen.append(len(_programs.KEPT))
+        assert seen == [1, 2, 2]
+
+    @pytest.mark.parametrize(
+        "loss, little",
+        [
+            (lambda w: jnp.sum(jnp.outer(jnp.ones(1000), w) ** 2), True),
+            (lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w) ** 2), False),
+            (
+                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 9)[0][0],
+                True,
+            ),
+            (
+                lambda w: jax.lax.scan(lambda w, _: (w / 2, None), w, None, 10**6)[0][
+                    0
+                ],
+                False,
+            ),
+            (lambda w: jax.lax.while_loop(lambda w: w[0] > 1, jnp.sqrt, w)[0], False),
+            (jax.jit(lambda w: jnp.sum(jnp.outer(jnp.ones(100_000), w))), False),
+        ],
+    )
+    def test_it_is_optimized_where_there_is_much_to_compute(self, loss, little):
+        options = _programs.options_for(jax.make_jaxpr(loss)(jnp.ones(3)))
+        assert (options.get("xla_backend_optimization_level") == 0) == little
