@@ -1,5 +1,7 @@
 """Calls outside of `jit` compile a program once, and are never served a stale one."""
 
+import concurrent.futures
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from optareg import (
     L1,
     ElasticNet,
     GroupLasso,
+    centered,
     clear_programs,
     constraint,
     masked,
@@ -141,6 +144,19 @@ class TestPrograms:
         # (w - 2) + 0.5 + 2 l2 w = 0.
         np.testing.assert_allclose(found, [[1.5], [0.75]], rtol=1e-5)
 
+    @pytest.mark.parametrize("size", [1, 2000])
+    @pytest.mark.parametrize("solve", [minimize, path])
+    def test_all_arrays_of_a_penalty_count(self, solve, size):
+        strengths = 0.5 if solve is minimize else jnp.array([0.5])
+        middle = size // 2
+        for center in (1.0, 5.0):
+            others = jnp.zeros(size).at[middle].set(center)
+            penalty = centered(L1(strengths), others)
+            found = solve(to(2.0), jnp.zeros(size), penalty).params
+            # From the target 0.5 nearer to the center.
+            expected = 2 + 0.5 * np.sign(center - 2)
+            assert np.ravel(found)[middle] == pytest.approx(expected, rel=1e-5)
+
     @pytest.mark.parametrize("solve", [minimize, path])
     def test_what_is_static_in_a_penalty_counts(self, solve):
         strengths = 0.5 if solve is minimize else jnp.array([0.5])
@@ -219,6 +235,17 @@ class TestPrograms:
             if strength == 0:
                 expected = np.linalg.lstsq(X, y)[0]
                 np.testing.assert_allclose(found.params, expected, rtol=1e-2)
+
+    def test_threads_share_the_table(self, monkeypatch):
+        monkeypatch.setattr(_programs, "MOST", 2)
+
+        def fit(size):
+            return minimize(to(2.0), jnp.zeros(size), L1(1.0)).params
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for found in pool.map(fit, [1, 2, 3, 4] * 5):
+                np.testing.assert_allclose(found, np.ones(len(found)), rtol=1e-5)
+        assert len(_programs.KEPT) <= 2
 
     def test_what_jax_is_set_to_counts(self):
         seen = []

@@ -86,7 +86,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
         result = jnp.max(jnp.stack([size.astype(dtype) for size in sizes]))
         return jnp.where(solved, result, jnp.nan), solved
 
-    reads = Reads((tuple(free), problem.double), lambda penalties, _: penalties)
+    reads = Reads((tuple(free), problem.double), lambda penalties, *_: penalties)
     given = reads, problem.traced, problem.penalties, problem.start
     result: Array
     result, solved = one_program(solve, *given)

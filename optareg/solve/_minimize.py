@@ -101,22 +101,25 @@ def minimize(
     problem = Problem.of(loss, tree, penalty)
     free = partly_free(problem.penalties)
 
-    def task(consts: Any) -> Task:
+    def task(consts: Any, limits: Any) -> Task:
         program = problem.program(consts)
-        return Task(program, None, problem.double, tol, max_steps, callback)
+        return Task(program, None, problem.double, *limits, callback)
 
-    def solve(consts: Any, penalties: Any, w: Leaves) -> tuple[Outcome, Goal]:
-        return task(consts).minimum(penalties, w, free)
+    def solve(
+        consts: Any, penalties: Any, limits: Any, w: Leaves
+    ) -> tuple[Outcome, Goal]:
+        return task(consts, limits).minimum(penalties, w, free)
 
-    def find_goal(consts: Any, penalties: Any, w: Leaves) -> Goal:
-        here = task(consts)
+    def find_goal(consts: Any, penalties: Any, limits: Any, w: Leaves) -> Goal:
+        here = task(consts, limits)
         if problem.half:
             return here.rough_goal(penalties, w)
         return here.goal(penalties, w, free)
 
-    settings = tuple(free), problem.double, problem.half, tol, max_steps, callback
-    reads = Reads(settings, lambda penalties, _: penalties)
-    given = reads, problem.traced, problem.penalties, problem.start
+    settings = tuple(free), problem.double, problem.half, callback
+    reads = Reads(settings, lambda penalties, *_: penalties)
+    limits = tol, max_steps
+    given = reads, problem.traced, problem.penalties, limits, problem.start
     if optimizer is None:
         check_precision(tree)
         outcome, goal = one_program(solve, *given)
@@ -128,7 +131,7 @@ def minimize(
     if problem.half:
         return found
     # As it is, but with the derivative.
-    here, penalties = task(problem.traced.consts), problem.penalties
+    here, penalties = task(problem.traced.consts, limits), problem.penalties
     outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
     end = here.derived(penalties, outcome, goal)
     return found._replace(params=problem.params(end.w))

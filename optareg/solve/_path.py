@@ -85,7 +85,7 @@ def path(
     problem = Problem.of(loss, tree, strongest)
     free = partly_free(problem.penalties)
 
-    def solved(consts: Any, strengths: list[Array], w: Leaves) -> Any:
+    def solved(consts: Any, strengths: list[Array], limits: Any, w: Leaves) -> Any:
         def penalties_at(strengths: list[Array]) -> tuple[Penalty, ...]:
             return problem.penalties_of(with_strengths(penalties, strengths))
 
@@ -95,7 +95,7 @@ def path(
         # By it the distance is rounded otherwise, which must not decide; else single
         # precision has no digits to spare.
         margin = MARGIN if gram is not None or double else 1.0
-        task = Task(program, gram, double, tol, max_steps, callback)
+        task = Task(program, gram, double, *limits, callback)
         strongest = penalties_at(largest_of(strengths))
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-total(strengths))
@@ -147,12 +147,11 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol
 
-    def penalties_of(strengths: list[Array], w: Leaves) -> tuple[Penalty, ...]:
+    def penalties_of(strengths: list[Array], *_: Any) -> tuple[Penalty, ...]:
         return problem.penalties_of(with_strengths(penalties, largest_of(strengths)))
 
-    settings = tuple(free), problem.double, tol, max_steps, callback
-    reads = Reads(settings, penalties_of)
-    given = reads, problem.traced, strengths, problem.start
+    reads = Reads((tuple(free), problem.double, callback), penalties_of)
+    given = reads, problem.traced, strengths, (tol, max_steps), problem.start
     outcomes, enough = one_program(solved, *given)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: problem.solution(outcome, enough))(outcomes)

@@ -78,20 +78,31 @@ def one_program(
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
         return program(numbers)
     key = key_of(f, reads, loss, *arguments)
-    if key not in KEPT:
+    kept = KEPT.get(key)
+    if kept is None:
         lowered = program.lower(numbers)
         text = lowered.as_text()
         if "callback" in text:  # It names a function of this call.
             return compiled(lowered, options_for(loss))(numbers)
         key = key or key_by(lowered, text)
-        if key not in KEPT:
-            KEPT[key] = Kept(compiled(lowered, options_for(loss)), len(text))
-    KEPT.move_to_end(key)
+        kept = KEPT.get(key)
+        if kept is None:
+            kept = Kept(compiled(lowered, options_for(loss)), len(text))
+    keep(key, kept)
+    return kept.program(numbers)
+
+
+def keep(key: Any, kept: Kept) -> None:
+    """Puts a program at the end of the table, and drops what is too much.
+
+    Another thread may do the same.
+    """
+    KEPT.pop(key, None)
+    KEPT[key] = kept
     while len(KEPT) > 1 and (
-        len(KEPT) > MOST or sum(kept.size for kept in KEPT.values()) > MOST_BYTES
+        len(KEPT) > MOST or sum(one.size for one in [*KEPT.values()]) > MOST_BYTES
     ):
         KEPT.popitem(last=False)
-    return KEPT[key].program(numbers)
 
 
 def key_of(
@@ -215,9 +226,12 @@ def clear_programs() -> None:
     """Forgets the programs that calls outside of `jit` have compiled.
 
     `minimize`, `path` and `max_strength` keep at most 64 of them, and 16 MiB of their
-    text; compiled they are larger. A program is found by its text, in which data are
-    arguments: other data, another fold for instance, use it again, and nothing stale is
-    served. Those with a callback are not kept.
+    text; compiled they are larger. A program is found by the text of the loss and its
+    derivatives, in which data are arguments, and by the penalty: other data, another
+    fold for instance, use it again without tracing the solver, and nothing stale is
+    served. With a penalty that is not of this package, or a `constraint`, the solver is
+    traced in each call, and compiled where its text is new. Programs with a callback
+    are not kept.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, clear_programs, minimize
