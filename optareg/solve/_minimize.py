@@ -102,8 +102,8 @@ def minimize(
     free = partly_free(problem.penalties)
 
     def task(consts: Any, limits: Any) -> Task:
-        program = problem.program(consts)
-        return Task(program, None, problem.double, *limits, callback)
+        program, (tol, max_steps) = problem.program(consts), limits
+        return Task(program, None, problem.double, tol, max_steps, callback)
 
     def solve(
         consts: Any, penalties: Any, limits: Any, w: Leaves

@@ -90,12 +90,13 @@ def path(
             return problem.penalties_of(with_strengths(penalties, strengths))
 
         program, double = problem.program(consts), problem.double
+        tol, max_steps = limits
         # In single precision an intercept's size would cost the others their digits.
         gram = by_hessian(program, w) if double or not free else None
         # By it the distance is rounded otherwise, which must not decide; else single
         # precision has no digits to spare.
         margin = MARGIN if gram is not None or double else 1.0
-        task = Task(program, gram, double, *limits, callback)
+        task = Task(program, gram, double, tol, max_steps, callback)
         strongest = penalties_at(largest_of(strengths))
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-total(strengths))
