@@ -236,6 +236,17 @@ class TestPrograms:
                 expected = np.linalg.lstsq(X, y)[0]
                 np.testing.assert_allclose(found.params, expected, rtol=1e-2)
 
+    def test_a_second_derivative_is_not_asked_for_where_none_is_needed(self):
+        @jax.custom_vjp
+        def loss(w):
+            return 0.5 * jnp.sum((w - 2) ** 2)
+
+        def slope(w, g):
+            return (g * jax.pure_callback(lambda w: np.asarray(w) - 2, w, w),)
+
+        loss.defvjp(lambda w: (loss(w), w), slope)
+        assert float(max_strength(loss, jnp.zeros(2), L1(1.0))) == 2
+
     def test_threads_share_the_table(self, monkeypatch):
         monkeypatch.setattr(_programs, "MOST", 2)
 

@@ -42,11 +42,11 @@ def minimize(
 
     Runs within `jit` and `vmap`. Outside of them a program is compiled once and kept
     for the next call with the same loss and shapes, whatever the data, strengths, and
-    tolerance (`clear_programs`). The solution may be differentiated, with respect to strengths
-    and whatever else `loss` and `penalty` depend on, by `jax.grad`, `jax.jvp` or
-    `jax.hessian`: by the implicit function theorem on the support. Where the solution
-    has not converged, the derivative is NaN. At strengths where the support changes it
-    is one-sided.
+    tolerance (`clear_programs`). The solution may be differentiated, with respect to
+    strengths and whatever else `loss` and `penalty` depend on, by `jax.grad`, `jax.jvp`
+    or `jax.hessian`: by the implicit function theorem on the support. Where the
+    solution has not converged, the derivative is NaN. At strengths where the support
+    changes it is one-sided.
 
     For a convex loss with a minimum this is the optimum. For others, networks for
     instance, it is a point with the optimality conditions to first order, at best.
