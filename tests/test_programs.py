@@ -236,6 +236,64 @@ class TestPrograms:
                 expected = np.linalg.lstsq(X, y)[0]
                 np.testing.assert_allclose(found.params, expected, rtol=1e-2)
 
+    def test_numbers_of_a_path_may_be_traced(self):
+        def total(at):
+            penalty = centered(L1(jnp.array([0.5, 0.25])), at)
+            return jnp.sum(path(to(2.0), jnp.zeros(2), penalty).params)
+
+        # The solution is the target moved by a strength towards the center, or that.
+        np.testing.assert_allclose(jax.grad(total)(jnp.array([1.9, 5.0])), [2, 0])
+        at = jnp.array([[1.0, 1.0], [2.0, 5.0]])
+        np.testing.assert_allclose(jax.vmap(total)(at), [6.5, 8.75], rtol=1e-5)
+        expected = [float(total(x)) for x in at]
+        assert expected == pytest.approx([6.5, 8.75], rel=1e-5)
+        assert len(_programs.KEPT) == 1
+
+    def test_a_rule_may_close_over_what_is_traced(self):
+        def loss_of(s):
+            loss = jax.custom_jvp(to(2.0))
+            loss.defjvp(lambda p, t: (loss(*p), jnp.sum(s * (p[0] - 2) * t[0])))
+            return loss
+
+        def solve(s):
+            return minimize(loss_of(s), jnp.zeros(2), L1(0.5)).params
+
+        found = jax.vmap(solve)(jnp.array([1.0, 2.0]))
+        np.testing.assert_allclose(found, [[1.5] * 2, [1.75] * 2], rtol=1e-5)
+
+    @pytest.mark.parametrize("rule", ["forward", "vmap"])
+    def test_all_rules_of_a_loss_count(self, rule):
+        """Two losses that differ in a rule alone, which is wrong in one of them."""
+
+        def with_forward(right):
+            def value(w):
+                return 0.5 * jnp.sum((w - 2.0) ** 2)
+
+            def forward(w):
+                both = value(w), -value(w)
+                return both[0 if right else 1], (both, w)
+
+            def back(saved, g):
+                (a, b), w = saved
+                return (g * (w - 2 + 0 * (a + b)),)
+
+            loss = jax.custom_vjp(value)
+            loss.defvjp(forward, back)
+            return loss
+
+        def with_vmap(right):
+            nothing = jax.custom_batching.custom_vmap(lambda w: 0 * jnp.sum(w))
+            most = 0.0 if right else 1e4
+            nothing.def_vmap(lambda _, b, w: (most * jnp.sum(jnp.abs(w), -1), True))
+            return lambda w: to(2.0)(w) + nothing(jax.lax.stop_gradient(w))
+
+        make = with_forward if rule == "forward" else with_vmap
+        assert minimize(make(True), jnp.zeros(2), L1(0.5)).converged
+        served = minimize(make(False), jnp.zeros(2), L1(0.5))
+        clear_programs()
+        expected = minimize(make(False), jnp.zeros(2), L1(0.5))
+        jax.tree.map(np.testing.assert_array_equal, served, expected)
+
     def test_a_second_derivative_is_not_asked_for_where_none_is_needed(self):
         @jax.custom_vjp
         def loss(w):

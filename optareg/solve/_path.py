@@ -76,7 +76,7 @@ def path(
     paths for generalized linear models via coordinate descent (2010).
     """
     check_is_penalty(penalties, "path")
-    strengths = list(map(jnp.asarray, strengths_of(penalties)))
+    strengths = arrays_of(penalties)
     n = length_of(strengths, penalties)
     tree = check_arguments(loss, params, tol, max_steps)
     check_precision(tree)
@@ -85,9 +85,15 @@ def path(
     problem = Problem.of(loss, tree, strongest)
     free = partly_free(problem.penalties)
 
-    def solved(consts: Any, strengths: list[Array], limits: Any, w: Leaves) -> Any:
+    # All their numbers are arguments of the program; not the functions in them.
+    numbers, structure = jax.tree.flatten(penalties)
+
+    def solved(consts: Any, numbers: list[Any], limits: Any, w: Leaves) -> Any:
+        given = jax.tree.unflatten(structure, numbers)
+        strengths = arrays_of(given)
+
         def penalties_at(strengths: list[Array]) -> tuple[Penalty, ...]:
-            return problem.penalties_of(with_strengths(penalties, strengths))
+            return problem.penalties_of(with_strengths(given, strengths))
 
         program, double = problem.program(consts), problem.double
         tol, max_steps = limits
@@ -148,14 +154,21 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol
 
-    def penalties_of(strengths: list[Array], *_: Any) -> tuple[Penalty, ...]:
-        return problem.penalties_of(with_strengths(penalties, largest_of(strengths)))
+    def penalties_of(numbers: list[Any], *_: Any) -> tuple[Penalty, ...]:
+        given = jax.tree.unflatten(structure, numbers)
+        strongest = with_strengths(given, largest_of(arrays_of(given)))
+        return problem.penalties_of(strongest)
 
     reads = Reads((tuple(free), problem.double, callback), penalties_of)
-    given = reads, problem.traced, strengths, (tol, max_steps), problem.start
+    given = reads, problem.traced, numbers, (tol, max_steps), problem.start
     outcomes, enough = one_program(solved, *given)
     # The shapes are those of one solution, with the strengths in front.
     return jax.vmap(lambda outcome: problem.solution(outcome, enough))(outcomes)
+
+
+def arrays_of(penalties: Penalty) -> list[Array]:
+    """The strengths, as arrays."""
+    return list(map(jnp.asarray, strengths_of(penalties)))
 
 
 def length_of(strengths: list[Array], penalties: Penalty) -> int:

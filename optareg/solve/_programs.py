@@ -10,6 +10,7 @@ and closures too: nothing stale is ever served.
 import collections
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ class Kept(NamedTuple):
 
 
 KEPT: "collections.OrderedDict[Any, Kept]" = collections.OrderedDict()
+LOCK = threading.Lock()
 
 
 class Reads(NamedTuple):
@@ -80,7 +82,12 @@ def one_program(
     key = key_of(f, reads, loss, *arguments)
     kept = KEPT.get(key)
     if kept is None:
-        lowered = program.lower(numbers)
+        traced = program.trace(numbers)
+        if closes_over_tracers(
+            traced, numbers
+        ):  # In a derivative's rule, for instance.
+            return program(numbers)
+        lowered = traced.lower()
         text = lowered.as_text()
         if "callback" in text:  # It names a function of this call.
             return compiled(lowered, options_for(loss))(numbers)
@@ -93,16 +100,14 @@ def one_program(
 
 
 def keep(key: Any, kept: Kept) -> None:
-    """Puts a program at the end of the table, and drops what is too much.
-
-    Another thread may do the same.
-    """
-    KEPT.pop(key, None)
-    KEPT[key] = kept
-    while len(KEPT) > 1 and (
-        len(KEPT) > MOST or sum(one.size for one in [*KEPT.values()]) > MOST_BYTES
-    ):
-        KEPT.popitem(last=False)
+    """Puts a program at the end of the table, and drops what is too much."""
+    with LOCK:
+        KEPT.pop(key, None)
+        KEPT[key] = kept
+        while len(KEPT) > 1 and (
+            len(KEPT) > MOST or sum(one.size for one in KEPT.values()) > MOST_BYTES
+        ):
+            KEPT.popitem(last=False)
 
 
 def key_of(
@@ -124,13 +129,18 @@ def key_of(
         def value(*w: Any) -> Any:
             return evaluate(ClosedJaxpr(loss.jaxpr, consts), w)
 
-        bent = jax.jvp(jax.grad(value, numbers), w, w)
+        bent = jax.jvp(jax.value_and_grad(value, numbers), w, w)
         return value(*w), bent, reads.penalties(*arguments)
 
     try:
-        lowered = jax.jit(parts, keep_unused=True).lower(loss.consts, *arguments)
+        traced = jax.jit(parts, keep_unused=True).trace(loss.consts, *arguments)
     except Exception:  # There may be no such derivative; the solver asks if it must.
         return None
+    # What a function does under `vmap` may be a rule of its own, which is not here.
+    ruled = "custom_vmap" in str(traced.jaxpr)
+    if ruled or closes_over_tracers(traced, loss.consts, arguments):
+        return None
+    lowered = traced.lower()
     text, penalties = lowered.as_text(), jax.tree.structure(lowered.out_info[-1])
     if "callback" in text or not self_contained(penalties):
         return None
@@ -147,6 +157,14 @@ def key_by(lowered: Any, text: str) -> bytes:
     about = jax.tree.structure(lowered.out_info), lowered.in_avals, config
     device = default_device()
     return hashlib.sha256(f"{text}{about}{device}".encode()).digest()
+
+
+def closes_over_tracers(traced: Any, *arguments: Any) -> bool:
+    """Whether a function traced with these arguments reads tracers beside them.
+
+    JAX makes them inputs of the program.
+    """
+    return len(traced.jaxpr.in_avals) > len(jax.tree.leaves(arguments))
 
 
 def self_contained(penalties: Any) -> bool:
