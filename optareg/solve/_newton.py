@@ -27,6 +27,7 @@ from optareg.solve._objective import Objective
 from optareg.solve._smooth import Point, Products
 
 __all__ = [
+    "NOISE",
     "Progress",
     "newton",
     "start",
@@ -46,6 +47,9 @@ SHORTER, MUCH_SHORTER = 0.25, 0.01
 MOST_DAMPING, LEAST_DAMPING = 10.0, 1e-12
 # An iteration that gains neither is idle; after so many in a row no more is to be had.
 MOST_IDLE = 10
+# Objectives that differ by so many ε cannot be told apart: sums of hundreds of terms
+# have been seen to differ by 8.5.
+NOISE = 16
 # A linear system is solved so much more exactly than the distance must fall.
 ENOUGH, COARSEST = 0.03, 0.1
 
@@ -217,7 +221,7 @@ def accept(
     """The state at the best candidate, or the old one with smaller steps."""
     values, tau = found.values, state.tau
     # The first of those that cannot be told apart: the longest Newton step.
-    noise = 8 * epsilon(values.dtype) * jnp.abs(state.value)
+    noise = NOISE * epsilon(values.dtype) * jnp.abs(state.value)
     least = jnp.min(values)
     best = jnp.argmax(values <= least + noise)
     by_newton = values[: len(LENGTHS)]
@@ -254,8 +258,9 @@ def accept(
         idle=state.idle,
     )
     # Where nothing falls, steps are too long: by far, where the objective rises more
-    # than it was to fall. That is no lack of digits.
-    far = ~(least - state.value <= ahead.fall) & (tau > LEAST_TAU)
+    # than it was to fall, if that is no lack of digits.
+    most = jnp.maximum(ahead.fall.astype(noise.dtype), noise)
+    far = ~(least - state.value <= most) & (tau > LEAST_TAU)
     old = state._replace(
         damping=new.damping, tau=jnp.where(far, MUCH_SHORTER, SHORTER) * tau
     )

@@ -16,7 +16,7 @@ from optareg._tree import epsilon
 from optareg.solve._composite import Composite
 from optareg.solve._gram import Gram
 from optareg.solve._leaves import Leaves
-from optareg.solve._newton import Progress, newton, start, start_at
+from optareg.solve._newton import NOISE, Progress, newton, start, start_at
 from optareg.solve._products import Rows
 from optareg.solve._rows import Sizes, apart, choose, most_rows, sizes_of
 from optareg.solve._smooth import Point, Products
@@ -122,7 +122,7 @@ class Search(NamedTuple):
             plain = problem.unscaled(w)
             value = value + plain.penalty(w)
             distance = plain.distance(w, g, value.dtype)
-        noise = 8 * epsilon(value.dtype) * jnp.abs(value)
+        noise = NOISE * epsilon(value.dtype) * jnp.abs(value)
         gained = (value < state.value - noise) | (distance < 0.9 * state.distance)
         return State(
             w=w,
