@@ -1,6 +1,7 @@
 """`path`: the solutions for many strengths."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,13 +89,23 @@ def path(
     # All their numbers are arguments of the program; not the functions in them.
     numbers, structure = jax.tree.flatten(penalties)
 
-    def solved(consts: Any, numbers: list[Any], limits: Any, w: Leaves) -> Any:
+    def of_numbers(
+        numbers: list[Any],
+    ) -> tuple[list[Array], Callable[[list[Array]], tuple[Penalty, ...]]]:
+        """The strengths, and what the penalties are at one of them."""
         given = jax.tree.unflatten(structure, numbers)
-        strengths = arrays_of(given)
 
         def penalties_at(strengths: list[Array]) -> tuple[Penalty, ...]:
             return problem.penalties_of(with_strengths(given, strengths))
 
+        return arrays_of(given), penalties_at
+
+    def strongest_of(numbers: list[Any], *_: Any) -> tuple[Penalty, ...]:
+        strengths, penalties_at = of_numbers(numbers)
+        return penalties_at(largest_of(strengths))
+
+    def solved(consts: Any, numbers: list[Any], limits: Any, w: Leaves) -> Any:
+        strengths, penalties_at = of_numbers(numbers)
         program, double = problem.program(consts), problem.double
         tol, max_steps = limits
         # In single precision an intercept's size would cost the others their digits.
@@ -103,7 +114,7 @@ def path(
         # precision has no digits to spare.
         margin = MARGIN if gram is not None or double else 1.0
         task = Task(program, gram, double, tol, max_steps, callback)
-        strongest = penalties_at(largest_of(strengths))
+        strongest = strongest_of(numbers)
         strengths = [jnp.broadcast_to(s, (n, *s.shape[1:])) for s in strengths]
         order = jnp.argsort(-total(strengths))
         ordered = [s[order] for s in strengths]
@@ -154,12 +165,7 @@ def path(
         outcomes = jax.tree.map(lambda x: x[jnp.argsort(order)], outcomes)
         return outcomes, place.goal.tol
 
-    def penalties_of(numbers: list[Any], *_: Any) -> tuple[Penalty, ...]:
-        given = jax.tree.unflatten(structure, numbers)
-        strongest = with_strengths(given, largest_of(arrays_of(given)))
-        return problem.penalties_of(strongest)
-
-    reads = Reads((tuple(free), problem.double, callback), penalties_of)
+    reads = Reads((tuple(free), problem.double, callback), strongest_of)
     given = reads, problem.traced, numbers, (tol, max_steps), problem.start
     outcomes, enough = one_program(solved, *given)
     # The shapes are those of one solution, with the strengths in front.

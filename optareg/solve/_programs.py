@@ -36,7 +36,7 @@ QUICKER = {"xla_cpu_use_fusion_emitters": False}
 # most, and compiling would take longer than solving.
 QUICKEST, LITTLE = QUICKER | {"xla_backend_optimization_level": 0}, 2**18
 # Of settings whose texts say all.
-KNOWN = (int, float, type(None), tuple)
+KNOWN = (int, type(None), tuple)
 
 
 class Kept(NamedTuple):
@@ -83,9 +83,8 @@ def one_program(
     kept = KEPT.get(key)
     if kept is None:
         traced = program.trace(numbers)
-        if closes_over_tracers(
-            traced, numbers
-        ):  # In a derivative's rule, for instance.
+        # In a rule for a derivative, for instance.
+        if closes_over_tracers(traced, numbers):
             return program(numbers)
         lowered = traced.lower()
         text = lowered.as_text()
@@ -130,6 +129,7 @@ def key_of(
             return evaluate(ClosedJaxpr(loss.jaxpr, consts), w)
 
         bent = jax.jvp(jax.value_and_grad(value, numbers), w, w)
+        # The value once more: a rule for a derivative may say another one.
         return value(*w), bent, reads.penalties(*arguments)
 
     try:
