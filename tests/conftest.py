@@ -32,48 +32,10 @@ hypothesis.settings.load_profile("laws")
 # Half of the time that skglm takes is Numba optimizing what runs for an instant.
 os.environ.setdefault("NUMBA_OPT", "0")
 
-# Most of their time goes into compiling, and half of that into optimizations. Not
-# `test_compiled`, which reads what the compiler made; nor what is marked `to_the_bit`.
-MOSTLY_COMPILING = {
-    "test_bad_input",
-    "test_centered",
-    "test_combinators",
-    "test_compact",
-    "test_composition",
-    "test_constraint",
-    "test_containers",
-    "test_demo",
-    "test_docs",
-    "test_dtypes",
-    "test_faults",
-    "test_flax",
-    "test_freeze",
-    "test_fuzz",
-    "test_goal",
-    "test_groups",
-    "test_jaxopt",
-    "test_joined",
-    "test_minimize",
-    "test_nonconvex",
-    "test_nuclear_norm",
-    "test_optimum",
-    "test_path",
-    "test_penalties",
-    "test_positive",
-    "test_product",
-    "test_programs",
-    "test_promise",
-    "test_restarts",
-    "test_schedules",
-    "test_skglm",
-    "test_sklearn",
-    "test_solve_odd",
-    "test_stationarity",
-    "test_subgradients",
-    "test_surface",
-    "test_target",
-    "test_total_variation",
-}
+# Most of the time goes into compiling, and half of that into optimizations. Only those
+# need them that read what the compiler made, or take many steps; and what is marked
+# `to_the_bit`.
+OPTIMIZED = {"test_ahead_of_time", "test_checkpoint", "test_compiled", "test_long_runs"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,7 +53,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
     """No optimizations where that is quicker; and no program outlives its module."""
-    quick = request.module.__name__ in MOSTLY_COMPILING
+    quick = request.module.__name__ not in OPTIMIZED
     jax.config.update("jax_disable_most_optimizations", quick)
     with pytest.MonkeyPatch.context() as patch:
         if quick:

@@ -22,7 +22,7 @@ def environment(devices: int = 8) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         # Else a pool of few threads waits for ever.
         "NPROC": "32",
     }
