@@ -17,6 +17,8 @@ from optareg import (
     L2,
     ElasticNet,
     GroupLasso,
+    NuclearNorm,
+    SparseGroupLasso,
     by_path,
     centered,
     constraint,
@@ -92,6 +94,53 @@ def test_a_column_in_any_units_in_single_precision(scale):
     expected = weighted_lasso(plain, y.astype(float), np.maximum(of_plain, 1e-9))
     assert objective(w) <= objective(expected) * (1 + 1e-4)
     assert set(np.flatnonzero(w)) <= set(np.flatnonzero(np.abs(expected) > 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "center"),
+    [
+        (lambda s: L1(s), 0),
+        (lambda s: L1(s), 7),
+        (lambda s: L1(s * jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])), 0),
+        (lambda s: L1(s, positive=True), 0),
+        (lambda s: GroupLasso(s, axis=0), 0),
+        (lambda s: SparseGroupLasso(s, s, axis=0), 0),
+        (lambda s: NuclearNorm(s), 0),
+    ],
+    ids=["L1", "centered", "many", "positive", "groups", "sparse", "nuclear"],
+)
+@pytest.mark.parametrize("strength", [1e-5, 1e-3])
+def test_what_the_loss_does_not_read_ends_at_the_center(penalty, center, strength):
+    """There is no curvature, and the strength is far below that of the largest."""
+    X = 100 * RNG.normal(size=(60, 5)).astype(np.float32)
+    loss = squares(X, X[:, 0] / 100)
+    start = {"used": jnp.zeros(5), "not": jnp.full((2, 3), 20.0)}
+    at = {"used": jnp.zeros(5), "not": jnp.full((2, 3), center)}
+    on = centered(masked(penalty(strength), by_path("not")), at)
+    found = minimize(lambda params: loss(params["used"]), start, on)
+    assert found.converged
+    np.testing.assert_array_equal(found.params["not"], center)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "strength", "start"),
+    [
+        (np.float32, 1e2, 1e-4, 100.0),
+        (np.float32, 1e5, 0.05, 10.0),
+        (np.float64, 1e12, 0.005, 10.0),
+        (np.float64, 1e13, 0.05, -1e3),
+    ],
+)
+def test_a_column_of_zeros_has_no_weight(dtype, scale, strength, start, x64):
+    """In strengths per column, as the adaptive lasso has; a warm start is not zero."""
+    X = (RNG.normal(size=(50, 4)) * [scale, 1, 1, 0]).astype(dtype)
+    y = (X @ np.array([1 / scale, 1, 0, 0]) + 0.1 * RNG.normal(size=50)).astype(dtype)
+    strengths = jnp.asarray([0.1 * scale, 0.1, 0.1, strength], dtype)
+    first = jnp.asarray([0, 0, 0, start], dtype)
+    found = minimize(squares(X, y), first, L1(strengths))
+    assert found.converged and found.params[3] == 0
+    along = path(squares(X, y), first, L1(jnp.array([[1.0], [0.5]], dtype) * strengths))
+    assert along.converged.all() and not along.params[:, 3].any()
 
 
 def test_a_start_without_a_gradient_is_not_converged(x64):
@@ -292,3 +341,32 @@ class TestDerivative:
 
         assert np.isnan(jax.grad(lambda s: first(s, 1))(0.01))
         assert np.isfinite(jax.grad(lambda s: first(s, 1000))(0.01))
+
+    @pytest.mark.parametrize("penalty", [L2, L1, lambda s: GroupLasso(s, axis=0)])
+    def test_of_complex_parameters_backwards_and_forwards(self, penalty, x64):
+        rng = np.random.default_rng(0)
+        shapes = (40, 4), 40, 40
+        X, y, more = (rng.normal(size=(2, *np.atleast_1d(n))) for n in shapes)
+        X, y, more = (x[0] + 1j * x[1] for x in (X, y, more))
+
+        @jax.jit
+        def fit(shift, strength):
+            target = y + shift * more
+            start = {"w": jnp.zeros(4, complex), "b": jnp.array(0.0)}
+
+            def loss(params):
+                rest = target - X @ params["w"] - params["b"]
+                return 0.5 * jnp.mean(jnp.abs(rest) ** 2)
+
+            on_w = masked(penalty(strength), by_path("w"))
+            found = minimize(loss, start, on_w).params
+            return jnp.sum(jnp.abs(found["w"]) ** 2) + found["b"]
+
+        at = 0.3, 0.1
+        expected = [
+            (fit(*np.add(at, h)) - fit(*np.subtract(at, h))) / 2e-5
+            for h in 1e-5 * np.eye(2)
+        ]
+        for derivative in (jax.grad, jax.jacfwd):
+            slope = jax.jit(derivative(fit, (0, 1)))(*at)
+            np.testing.assert_allclose(slope, expected, rtol=1e-6)

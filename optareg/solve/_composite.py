@@ -66,11 +66,12 @@ class Composite(NamedTuple):
         """The smooth part at w."""
         return self.smooth.point(self.smooth.products(w), w)
 
-    def objective(self, w: Leaves) -> Objective:
-        """With the scales at the leaves w."""
-        pairs = zip(self.smooth.curvature(w), self.penalties, strict=True)
-        scales = tuple(inverse(*pair) for pair in pairs)
-        return self.unscaled(w)._replace(scales=scales)
+    def objective(self, here: Point) -> Objective:
+        """With the scales at a point."""
+        curvature = self.smooth.curvature(here.w)
+        rows = zip(curvature, self.penalties, here.w, here.g, strict=True)
+        scales = tuple(inverse(*row) for row in rows)
+        return self.unscaled(here.w)._replace(scales=scales)
 
     def around(self, here: Point) -> tuple[Self, Point]:
         """The same where a quadratic loss is known at a point.

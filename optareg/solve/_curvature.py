@@ -12,7 +12,7 @@ from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 
-__all__ = ["diagonal", "inverse", "of_both"]
+__all__ = ["diagonal", "inverse", "of_both", "strength_of"]
 
 Array = jax.Array
 
@@ -129,12 +129,26 @@ def of_penalty(smooth: Penalty | None, w: Array) -> Array | float:
     return jnp.maximum(bent.real, 0)
 
 
-def inverse(curvature: Array, penalty: Penalty) -> Any:
-    """One over the curvature; where there is none, as where there is most.
+def inverse(curvature: Array, penalty: Penalty, w: Array, g: Array) -> Any:
+    """One over the curvature at w, where the gradient is g.
 
-    One number for what the penalty couples.
+    Where there is none, at least as where there is most, and so much that a step comes
+    to the center of the penalty. One number for what the penalty couples.
     """
-    most = jnp.max(curvature, initial=0)
     coupled = penalty.leaf_group_max(curvature)
-    some = jnp.where(coupled > 0, coupled, jnp.where(most > 0, most, 1))
-    return 1 / some
+    most = jnp.max(curvature, initial=0)
+    bent = 1 / jnp.where(coupled > 0, coupled, jnp.where(most > 0, most, 1))
+    norm = penalty.split()[1]
+    if norm is None:
+        return bent
+    far = penalty.leaf_group_max(jnp.abs(w - norm.leaf_center(w)))
+    slope = penalty.leaf_group_max(jnp.abs(g) + strength_of(norm))
+    reach = (far / jnp.where(slope > 0, slope, jnp.inf)).astype(bent.dtype)
+    return jnp.where(coupled > 0, bent, jnp.maximum(bent, reach))
+
+
+def strength_of(norm: Penalty) -> Any:
+    """λ; of what is not λψ, the largest subgradient, or 0 if that is not known."""
+    if norm.scaled:
+        return norm.split_strength()[0]
+    return norm.leaf_largest_subgradient()

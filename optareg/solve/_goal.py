@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
+from optareg.solve._curvature import strength_of
 from optareg.solve._leaves import Leaves, largest
 from optareg.solve._null_model import at_center
 from optareg.solve._smooth import Point
@@ -64,24 +65,19 @@ def default_goal(
     rounding = ROUNDING_DOUBLE if double else ROUNDING_SINGLE
     floor = jnp.maximum(rounding * tiny * size, CANCELLED * tiny * before)
 
-    def unit(root: Array, norm: Penalty | None, x: Array) -> Array:
+    def unit(root: Array, bent: Array, norm: Penalty | None, x: Array) -> Array:
         target = jnp.broadcast_to(tol.astype(root.dtype), x.shape)
         if norm is not None:
             strength = strength_of(norm)
             share = jnp.where(strength > 0, of_strength * strength / root, jnp.inf)
-            target = jnp.clip(share, floor.astype(root.dtype), target)
+            # Where there is no curvature, a residual of λ costs λ|w|: none is small.
+            least = jnp.where(bent > 0, floor.astype(root.dtype), 0)
+            target = jnp.clip(share, least, target)
         return (root * target / jnp.where(tol > 0, tol, 1)).astype(root.dtype)
 
-    rows = zip(roots, problem.norms, w, strict=True)
+    rows = zip(roots, curvature, problem.norms, w, strict=True)
     units = tuple(jnp.where(tol > 0, unit(*row), row[0]) for row in rows)
     return Goal(tol, units), before
-
-
-def strength_of(norm: Penalty) -> Any:
-    """λ; of what is not λψ, the largest subgradient, or 0 if that is not known."""
-    if norm.scaled:
-        return norm.split_strength()[0]
-    return norm.leaf_largest_subgradient()
 
 
 def credible_size(problem: Composite, point: Point, roots: Leaves) -> Array:

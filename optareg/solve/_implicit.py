@@ -51,9 +51,12 @@ def with_derivative(
         consts, penalties, _, goal = primals
         outcome = run(*primals)
         w = outcome.w
-        here = problem(consts, penalties).objective(w)
-        products = here.smooth.products(w)
-        y = here.nearest(w, here.smooth.gradient(products, w))
+        composite = problem(consts, penalties)
+        found = composite.point(w)
+        here = composite.objective(found)
+        # The fixed point is the same with any.
+        here = here._replace(scales=jax.lax.stop_gradient(here.scales))
+        y = here.nearest(w, found.g)
 
         def point(consts: Any, penalties: Any) -> Leaves:
             """The proximal gradient step from w."""
@@ -67,18 +70,20 @@ def with_derivative(
         _, moved = jax.jvp(point, (consts, penalties), tangents[:2])
         rows = zip(w, here.scales, y, strict=True)
         prox_slope = slope(here, tuple(x + c * d for x, c, d in rows), 1.0)
-        hessian = damped(here, w, products, 0.0)
+        hessian = damped(here, w, found.products, 0.0)
         system = linear_system(here, hessian, prox_slope, 1.0)
         accuracy = epsilon(outcome.stationarity.dtype) ** 0.75
 
-        def matrix(p: Leaves) -> Leaves:
-            return system(p)[0]
+        def matrix(parts: Leaves) -> Leaves:
+            return real_parts(system(from_parts(parts, w))[0])
 
         def cg(matrix: Any, b: Leaves) -> Leaves:
             def both(p: Leaves) -> tuple[Leaves, Leaves]:
-                return matrix(p), p
+                return from_parts(matrix(real_parts(p)), w), p
 
-            return conjugate_gradients(both, b, here.scales, accuracy, MOST_CG)[0]
+            whole, scales = from_parts(b, w), here.scales
+            p, _ = conjugate_gradients(both, whole, scales, accuracy, MOST_CG)
+            return real_parts(p)
 
         # With D the slope of the prox: w' = moved + D p, and
         # (D H D + D (I − D) / c) p = D (moved / c − H moved).
@@ -87,7 +92,11 @@ def with_derivative(
         # To be transposed, all of them must depend on the tangents.
         nothing = 0 * dot(b, tuple(map(jnp.ones_like, b)))
         b = tuple(x + nothing.astype(x.dtype) for x in b)
-        p = jax.lax.custom_linear_solve(matrix, b, solve=cg, symmetric=True)
+        # Symmetric it is as a matrix of real numbers.
+        parts = jax.lax.custom_linear_solve(
+            matrix, real_parts(b), solve=cg, symmetric=True
+        )
+        p = from_parts(parts, w)
         reached = outcome.reaches(goal.tol)
         of_w = tuple(
             x * jnp.where(reached, 1, jnp.nan).astype(x.dtype)
@@ -98,6 +107,21 @@ def with_derivative(
 
     fixed = jax.lax.stop_gradient((outcome, goal))
     return run(traced.consts, penalties, *fixed)
+
+
+def real_parts(w: Leaves) -> Leaves:
+    """Of each leaf the real part; then of complex ones the imaginary part."""
+    imaginary = tuple(x.imag for x in w if jnp.iscomplexobj(x))
+    return (*(x.real for x in w), *imaginary)
+
+
+def from_parts(parts: Leaves, like: Leaves) -> Leaves:
+    """The leaves of these parts, complex where others are."""
+    imaginary = iter(parts[len(like) :])
+    return tuple(
+        jax.lax.complex(x, next(imaginary)) if jnp.iscomplexobj(w) else x
+        for x, w in zip(parts, like, strict=False)
+    )
 
 
 def zero_tangent(x: Array) -> Any:

@@ -102,7 +102,7 @@ class Search(NamedTuple):
         """Chooses a working set, solves it, and checks all rows."""
         problem, w = self.problem, state.w
         chosen, part, here, enough = self.part(state, sizes, which)
-        objective = part.objective(here.w)
+        objective = part.objective(here)
         inner = start_at(objective, here)
         if state.hint is not None:
             other = start(objective, take(chosen, state.hint))
