@@ -4,7 +4,9 @@
 
 Losses × penalties × precisions, each on random data. The columns are multiplied by
 powers of ten: all by the same, one by another, or each by its own. The strengths are in
-units of the columns, or (half of those with one other) one number for all.
+units of the columns, or (half of those with one other) one number for all. Half start
+at zero, the others at weights up to ten thousand times those of the solution; a column
+is zero in a third of both.
 
 The judge has another way to each optimum: the same problem with columns of variance one
 and strengths to match, solved in float64; NumPy checks that the optimality conditions
@@ -102,12 +104,16 @@ def groups_of(columns: int) -> Array:
 
 
 class Data(NamedTuple):
-    """Many problems: columns of variance one, their scales, strengths beside them."""
+    """Many problems: columns of variance one, their scales, strengths beside them.
+
+    Starts too are in units of these columns.
+    """
 
     X: Array
     y: Array
     scales: Array
     strengths: Array
+    starts: Array
 
 
 def random_data(model: str, penalty: str, precision: str, n: int, columns: int) -> Data:
@@ -121,6 +127,7 @@ def random_data(model: str, penalty: str, precision: str, n: int, columns: int) 
         true = rng.normal(size=columns) * (rng.random(columns) < 4.8 / columns)
         y = X @ true / 2 + rng.normal(size=samples) * rng.choice([0.1, 1])
         X = (X - X.mean(0)) / X.std(0)
+        X[:, rng.integers(columns)] *= rng.random() < 2 / 3
         y = (y - y.mean()) / y.std() + rng.choice([0, 5])
         powers = rng.uniform(*RANGE[precision], columns)
         if penalty == "groups of 3":  # Within a group scales are another model.
@@ -131,19 +138,19 @@ def random_data(model: str, penalty: str, precision: str, n: int, columns: int) 
             powers[3 if penalty == "groups of 3" else 1 :] = 0
         a = np.full(columns, 10.0 ** rng.uniform(-3, -0.5))
         scales = 10.0**powers
-        rows.append(Data(X, y, scales, a / scales if i % 6 == 1 else a))
-    X, y, scales, strengths = map(np.stack, zip(*rows, strict=True))
+        far = rng.choice([0, 1]) * 10.0 ** rng.uniform(-1, 4)
+        start = far * rng.normal(size=columns)
+        rows.append(Data(X, y, scales, a / scales if i % 6 == 1 else a, start))
+    X, y, scales, strengths, starts = map(np.stack, zip(*rows, strict=True))
     # As single precision has it.
     scaled = (X * scales[:, None]).astype(precision).astype(float)
     return Data(
         scaled / scales[:, None],
         y.astype(precision).astype(float),
-        *rows_of(scales, strengths),
+        scales,
+        strengths,
+        starts,
     )
-
-
-def rows_of(*arrays: Array) -> tuple[Array, ...]:
-    return arrays
 
 
 @functools.cache
@@ -151,24 +158,25 @@ def functions(model: str, penalty: str) -> tuple[Any, Any]:
     """Compiled for many problems: the solution, and (objective, gradient)."""
     of, intercept, outputs = MODELS[model]
 
-    def parts(X: Array, y: Array, a: Array) -> Any:
+    def parts(X: Array, y: Array, a: Array, first: Array) -> Any:
         def loss(p: Any) -> Array:
             z = X @ p["w"]
             return of(z + p["b"] if intercept else z, y)
 
         shape = len(a), *outputs
         each = jnp.broadcast_to(a.reshape(-1, *[1] * len(outputs)), shape)
-        start = {"w": jnp.zeros(shape, X.dtype)}
+        first = first.reshape(-1, *[1] * len(outputs))
+        start = {"w": jnp.broadcast_to(first, shape)}
         if intercept:
             start["b"] = jnp.zeros(outputs, X.dtype)
         on_w = {name: name == "w" for name in start}
         return loss, start, masked(PENALTIES[penalty](each), on_w)
 
-    def solve(X: Array, y: Array, a: Array) -> Any:
-        return minimize(*parts(X, y, a))
+    def solve(X: Array, y: Array, a: Array, start: Array) -> Any:
+        return minimize(*parts(X, y, a, start))
 
     def objective(X: Array, y: Array, a: Array, params: Any) -> Any:
-        loss, _, whole = parts(X, y, a)
+        loss, _, whole = parts(X, y, a, a)
         return loss(params) + whole.value(params), jax.grad(loss)(params)
 
     return jax.jit(jax.vmap(solve)), jax.jit(jax.vmap(objective))
@@ -202,19 +210,20 @@ def judged(
     model: str, penalty: str, precision: str, n: int, columns: int
 ) -> tuple[Array, Array]:
     """Whether each problem converged, and its relative gap."""
-    X, y, scales, a = random_data(model, penalty, precision, n, columns)
+    X, y, scales, a, starts = random_data(model, penalty, precision, n, columns)
     solve, objective = functions(model, penalty)
     scaled = X * scales[:, None]
     with jax.enable_x64(precision == "float64"):
-        given = (scaled, y, a * scales)
+        given = (scaled, y, a * scales, starts / scales)
         found = solve(*(jnp.asarray(x, precision) for x in given))
         found = jax.tree.map(np.asarray, found)
     with jax.enable_x64(True):
-        best = jax.tree.map(np.asarray, solve(X, y, a))
+        zero = np.zeros_like(a)
+        best = jax.tree.map(np.asarray, solve(X, y, a, zero))
         least, grads = objective(X, y, a, best.params)
         g = np.asarray(grads["w"])
         lack = residual(penalty, a, best.params["w"], g)
-        null = solve(X, y, 1e4 * np.ones_like(a)).params
+        null = solve(X, y, 1e4 * np.ones_like(a), zero).params
         most, _ = objective(X, y, a, null)
         assert np.all(lack < 1e-8 * np.maximum(1, np.abs(most))), (model, penalty)
         params = {name: x.astype(float) for name, x in found.params.items()}

@@ -18,6 +18,7 @@ from optareg import (
     add_penalty_gradient,
     by_path,
     masked,
+    minimize,
     proximal,
     proximal_step,
     sparsity,
@@ -195,13 +196,50 @@ def within_shard_map() -> dict[str, float]:
     return differences
 
 
+def solved_within_shard_map() -> dict[str, Any]:
+    """How far a strength and data for each device end from one device; and an error."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    X, strengths = rng.normal(size=(8, 20, 6)), jnp.linspace(0.05, 0.4, 8)
+    y = X[..., 0] + 0.1 * rng.normal(size=(8, 20))
+    data = jnp.asarray(X, jnp.float32), jnp.asarray(y, jnp.float32)
+
+    def fit(X: Any, y: Any, strength: Any) -> Any:
+        def loss(w: jax.Array) -> jax.Array:
+            return 0.5 * jnp.mean((y - X @ w) ** 2)
+
+        return minimize(loss, jnp.zeros(6), L1(strength)).params
+
+    def fits(*parts: Any) -> Any:
+        return fit(*(part[0] for part in parts))[None]
+
+    def sharded(**options: Any) -> Any:
+        split = PartitionSpec("data")
+        within = jax.shard_map(
+            fits, mesh=mesh, in_specs=(split,) * 3, out_specs=split, **options
+        )
+        return jax.jit(within)(*data, strengths)
+
+    try:
+        sharded()
+        notes = []
+    except (TypeError, ValueError) as error:
+        notes = error.__notes__
+    many, one = sharded(check_vma=False), jax.vmap(fit)(*data, strengths)
+    return {"difference": largest_difference(many, one), "notes": notes}
+
+
 if __name__ == "__main__":
     # An old JAX has no explicit sharding.
     kinds = ["Auto", "Explicit"] if hasattr(jax, "set_mesh") else ["Auto"]
     print(
         json.dumps(
             {"devices": jax.device_count()}
-            | ({"shard_map": within_shard_map()} if hasattr(jax, "shard_map") else {})
+            | (
+                {"shard_map": within_shard_map(), "solvers": solved_within_shard_map()}
+                if hasattr(jax, "shard_map")
+                else {}
+            )
             | {
                 kind: {name: try_to_look(name, kind) for name in OPTIMIZERS}
                 for kind in kinds

@@ -727,8 +727,14 @@ def test_bad_arguments_are_told_by_name():
         ],
         "max_steps": [
             (ValueError, lambda: minimize(good, w, L1(0.1), max_steps=0)),
+            (ValueError, lambda: minimize(good, w, L1(0.1), max_steps=10**10)),
             (TypeError, lambda: minimize(good, w, L1(0.1), max_steps=None)),
+            (TypeError, lambda: minimize(good, w, L1(0.1), max_steps=50.5)),
+            (TypeError, lambda: minimize(good, w, L1(0.1), max_steps=np.float32(50.5))),
+            (TypeError, lambda: minimize(good, w, L1(0.1), max_steps=jnp.ones(()))),
+            (TypeError, lambda: minimize(good, w, L1(0.1), max_steps=True)),
         ],
+        "callback": [(TypeError, lambda: minimize(good, w, L1(0.1), callback=3))],
         "penalty": [(TypeError, lambda: minimize(good, w, 0.1))],
     }
     for name, calls in cases.items():

@@ -384,7 +384,7 @@ def test_a_hint_is_taken_if_the_objective_is_less_there():
     """From a hint at the solution one step suffices; one far off changes nothing."""
     X, y = map(jnp.asarray, regression_data("diabetes"))
     program, leaves = traced(lambda w: 0.5 * jnp.mean((X @ w - y) ** 2), jnp.zeros(10))
-    problem = Composite(Heads.of(program, leaves), (L1(0.05),))
+    problem = Composite(Heads.of(program, leaves), (L1(jnp.array(0.05)),))
     zero = problem.point((jnp.zeros(10),))
 
     def after(steps, hint):

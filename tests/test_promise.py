@@ -216,9 +216,13 @@ def test_max_strength_needs_a_gradient():
     def loss(w):
         return jnp.sum(jnp.log(w) * w)
 
-    with pytest.raises(ValueError, match="it has NaN there"):
+    with pytest.raises(ValueError, match="NaN or ∞ there"):
         max_strength(loss, jnp.ones(2), L1(1.0))
     assert np.isnan(jax.jit(lambda: max_strength(loss, jnp.ones(2), L1(1.0)))())
+    X, y = regression_data("diabetes")
+    y[3] = np.inf
+    with pytest.raises(ValueError, match="Are the data finite"):
+        max_strength(squares(X, y), jnp.zeros(10), L1(1.0))
 
 
 def test_max_strength_needs_a_null_model(x64):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
@@ -133,18 +134,24 @@ def inverse(curvature: Array, penalty: Penalty, w: Array, g: Array) -> Any:
     """One over the curvature at w, where the gradient is g.
 
     Where there is none, at least as where there is most, and so much that a step comes
-    to the center of the penalty. One number for what the penalty couples.
+    to the center of the penalty. None is also what does not change the gradient on that
+    way: far out losses are flat. One number for what the penalty couples.
     """
-    coupled = penalty.leaf_group_max(curvature)
-    most = jnp.max(curvature, initial=0)
-    bent = 1 / jnp.where(coupled > 0, coupled, jnp.where(most > 0, most, 1))
-    norm = penalty.split()[1]
+    norm, coupled = penalty.split()[1], penalty.leaf_group_max(curvature)
     if norm is None:
-        return bent
+        return 1 / positive(coupled, jnp.max(curvature, initial=0))
     far = penalty.leaf_group_max(jnp.abs(w - norm.leaf_center(w)))
     slope = penalty.leaf_group_max(jnp.abs(g) + strength_of(norm))
-    reach = (far / jnp.where(slope > 0, slope, jnp.inf)).astype(bent.dtype)
-    return jnp.where(coupled > 0, bent, jnp.maximum(bent, reach))
+    flat = coupled * far < epsilon(coupled.dtype) * slope
+    some = jnp.where(flat & (far > 0), 0, coupled)
+    bent = 1 / positive(some, jnp.max(some, initial=0))
+    reach = (far / positive(slope, jnp.inf)).astype(bent.dtype)
+    return jnp.where(some > 0, bent, jnp.maximum(bent, reach))
+
+
+def positive(x: Array, other: Any) -> Array:
+    """Where x is not above 0, the other; where that is not either, 1."""
+    return jnp.where(x > 0, x, jnp.where(other > 0, other, 1))
 
 
 def strength_of(norm: Penalty) -> Any:

@@ -10,7 +10,7 @@ from optareg._checks import check_number, is_traced
 from optareg._tree import Tree, path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._combinators import check_is_penalty
-from optareg.solve._leaves import Leaves
+from optareg.solve._leaves import Leaves, all_finite
 from optareg.solve._null_model import acts, at_center, partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments
 from optareg.solve._programs import Reads, one_program
@@ -48,8 +48,8 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
       TypeError: as for `minimize`.
       ValueError: as for `minimize`; nothing is penalised; a leaf has a smooth penalty
         alone, such as `L2`, which never gives zeros; the loss has no minimum over the
-        parameters that are not penalised; or its gradient has NaN where the others
-        are zero.
+        parameters that are not penalised; or its gradient has NaN or ∞ where the
+        others are zero.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, max_strength
@@ -81,10 +81,12 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
             w, solved = null.w, null.reaches(ENOUGH * place.goal.tol)
         composite = task.composite(penalties, w)
         pairs = zip(composite.norms, composite.point(w).g, strict=True)
-        sizes = [norm.leaf_dual_norm(g) for norm, g in pairs if norm is not None]
+        penalised = [(norm, g) for norm, g in pairs if norm is not None]
+        sizes = [norm.leaf_dual_norm(g) for norm, g in penalised]
         dtype = widest(*(size.dtype for size in sizes))
         result = jnp.max(jnp.stack([size.astype(dtype) for size in sizes]))
-        return jnp.where(solved, result, jnp.nan), solved
+        known = solved & all_finite([g for _, g in penalised])
+        return jnp.where(known, result, jnp.nan), solved
 
     reads = Reads((tuple(free), problem.double), lambda penalties, *_: penalties)
     given = reads, problem.traced, problem.penalties, problem.start
@@ -98,7 +100,7 @@ def max_strength(loss: Loss, params: PyTree, penalty: Penalty) -> Array:
     if not is_traced(result) and np.isnan(result):
         raise ValueError(
             "`max_strength` needs a gradient of the loss where all that is penalised "
-            "is zero; it has NaN there."
+            "is zero; it has NaN or ∞ there. Are the data finite?"
         )
     if not is_traced(result) and np.isposinf(result):
         raise ValueError(

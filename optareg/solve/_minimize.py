@@ -57,7 +57,8 @@ def minimize(
         Close over data, or use `jax.tree_util.Partial`.
       params: where to start; a tree of float32, float64 or complex arrays. Zeros are
         a good start for a convex loss: they have the smallest working sets, and what is
-        not penalised, an intercept for instance, then starts at the null model.
+        not penalised, an intercept for instance, then starts at the null model. Where
+        the loss is not finite, it starts with all that is penalised at zero instead.
       penalty: any penalty; leave parameters out with `masked`.
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.
@@ -80,9 +81,9 @@ def minimize(
     Raises:
       TypeError: an argument is of another kind, a leaf is not floating or complex, the
         result of `loss` is no scalar, or `optimizer` evaluates the loss itself.
-      ValueError: `tol` is negative; `max_steps` is below 1; a leaf is of half
-        precision, which has too few digits (an optimizer takes it); strengths do not
-        fit `params`.
+      ValueError: `tol` is negative; `max_steps` is below 1 or above 2³¹ − 1; a leaf is
+        of half precision, which has too few digits (an optimizer takes it); strengths
+        do not fit `params`.
 
     >>> import jax.numpy as jnp
     >>> from optareg import L1, minimize
@@ -97,7 +98,7 @@ def minimize(
     are this package's.
     """
     check_is_penalty(penalty, "minimize")
-    tree = check_arguments(loss, params, tol, max_steps)
+    tree = check_arguments(loss, params, tol, max_steps, callback)
     problem = Problem.of(loss, tree, penalty)
     free = partly_free(problem.penalties)
 

@@ -259,7 +259,8 @@ def accept(
     )
     # Where nothing falls, steps are too long: by far, where the objective rises more
     # than it was to fall, if that is no lack of digits.
-    most = jnp.maximum(ahead.fall.astype(noise.dtype), noise)
+    most = jnp.minimum(ahead.fall.astype(noise.dtype), jnp.abs(state.value))
+    most = jnp.maximum(most, noise)
     far = ~(least - state.value <= most) & (tau > LEAST_TAU)
     old = state._replace(
         damping=new.damping, tau=jnp.where(far, MUCH_SHORTER, SHORTER) * tau

@@ -79,7 +79,7 @@ def path(
     check_is_penalty(penalties, "path")
     strengths = arrays_of(penalties)
     n = length_of(strengths, penalties)
-    tree = check_arguments(loss, params, tol, max_steps)
+    tree = check_arguments(loss, params, tol, max_steps, callback)
     check_precision(tree)
     # What has no strength at any place of the path is free.
     strongest = with_strengths(penalties, largest_of(strengths))

@@ -22,6 +22,8 @@ Loss = Callable[[PyTree], Array]
 
 # Numbers whose distances are larger are of half precision.
 HALF = 1e-6
+# They are counted in int32.
+MOST_STEPS = 2**31 - 1
 
 
 class Problem(NamedTuple):
@@ -147,18 +149,25 @@ def trace(loss: Loss, tree: Tree, groups: Sequence[ParamGroup]) -> ClosedJaxpr:
 # Checks.
 
 
-def check_arguments(loss: Any, params: PyTree, tol: Any, max_steps: Any) -> Tree:
+def check_arguments(
+    loss: Any, params: PyTree, tol: Any, max_steps: Any, callback: Any = None
+) -> Tree:
     """The tree of `params`; raises if an argument is of the wrong kind."""
     if not callable(loss):
         raise TypeError(
             f"`loss` must be a function of the parameters, got {loss!r}. "
             "Are the arguments swapped?"
         )
-    if isinstance(max_steps, float):
-        raise TypeError(f"`max_steps` must be an integer, got {max_steps!r}.")
     if tol is not None:
         check_number(tol, "`tol`", scalar=True)
-    check_number(max_steps, "`max_steps`", zero=False, scalar=True)
+    check_number(max_steps, "`max_steps`", zero=False, most=MOST_STEPS, scalar=True)
+    if not jnp.issubdtype(jnp.result_type(max_steps), jnp.integer):
+        raise TypeError(f"`max_steps` must be an integer, got {max_steps!r}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            "`callback` must be a function of steps, objective and stationarity, or "
+            f"None, got {callback!r}."
+        )
     tree = Tree(params)
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
         if not is_masked(leaf) and not jnp.issubdtype(leaf.dtype, jnp.inexact):

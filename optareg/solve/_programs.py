@@ -78,7 +78,7 @@ def one_program(
         return on_automatic_axes(f, *jax.tree.unflatten(structure, xs))
 
     if jax.config.values["jax_disable_jit"] or not all(map(is_plain, numbers)):
-        return program(numbers)
+        return noted(program, numbers)
     key = key_of(f, reads, loss, *arguments)
     kept = KEPT.get(key)
     if kept is None:
@@ -96,6 +96,20 @@ def one_program(
             kept = Kept(compiled(lowered, options_for(loss)), len(text))
     keep(key, kept)
     return kept.program(numbers)
+
+
+def noted(program: Callable[..., Any], numbers: Any) -> Any:
+    """What a program returns; its errors say what is different in `shard_map`."""
+    try:
+        return program(numbers)
+    except (TypeError, ValueError) as error:
+        mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+        if getattr(mesh, "manual_axes", ()):
+            error.add_note(
+                "Within `jax.shard_map`, a solver whose numbers differ from shard to "
+                "shard needs `jax.shard_map(..., check_vma=False)`."
+            )
+        raise
 
 
 def keep(key: Any, kept: Kept) -> None:
