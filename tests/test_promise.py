@@ -143,6 +143,37 @@ def test_a_column_of_zeros_has_no_weight(dtype, scale, strength, start, x64):
     assert along.converged.all() and not along.params[:, 3].any()
 
 
+FLAT_OR_STEEP = {
+    "logistic": lambda z, y: jnp.mean(jnp.logaddexp(0, -jnp.sign(y) * z)),
+    "Huber": lambda z, y: jnp.mean(optax.losses.huber_loss(z, y)),
+    "counts": lambda z, y: jnp.mean(jnp.exp(z) - jnp.floor(jnp.exp(y)) * z),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("name", FLAT_OR_STEEP)
+def test_a_far_start_ends_where_a_near_one_does(name, precision, x64):
+    """Far out losses have no curvature, or overflow."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 60)).astype(precision)
+    y = X[:, 0] - 0.5 * X[:, 1] + rng.normal(size=40).astype(precision)
+
+    @jax.jit
+    @jax.vmap
+    def solutions(start):
+        def loss(w):
+            return FLAT_OR_STEEP[name](X @ w, y)
+
+        found = minimize(loss, start, L1(0.05))
+        return found, loss(found.params) + 0.05 * jnp.sum(jnp.abs(found.params))
+
+    sizes = np.array([0, 1, 100, 100, 100, 1e3, 1e5])[:, None]
+    found, objective = solutions((sizes * rng.normal(size=(7, 60))).astype(precision))
+    assert found.converged.all()
+    limit = 1e-6 if precision == "float32" else 1e-12
+    np.testing.assert_allclose(objective, objective[0], rtol=limit)
+
+
 def test_a_start_without_a_gradient_is_not_converged(x64):
     A, c = jnp.array([[1.0, 2.0], [3.0, 1.0], [2.0, 2.0]]), jnp.array([3.0, 1.0, 2.0])
 

@@ -58,7 +58,7 @@ def minimize(
       params: where to start; a tree of float32, float64 or complex arrays. Zeros are
         a good start for a convex loss: they have the smallest working sets, and what is
         not penalised, an intercept for instance, then starts at the null model. Where
-        the loss is not finite, it starts with all that is penalised at zero instead.
+        the loss is +∞, it starts with all that is penalised at zero instead.
       penalty: any penalty; leave parameters out with `masked`.
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.

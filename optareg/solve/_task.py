@@ -85,8 +85,9 @@ class Task(NamedTuple):
         w = jax.lax.stop_gradient(w)
         problem = self.searched(penalties, w)
         null, start, good, at_null = center_and_start(problem, w)
-        # From where there is no loss, as exp of a far start, nothing leads on.
-        start = either(jnp.isfinite(start.value), start, null)
+        # From where exp overflows, for instance, nothing leads on.
+        overflows = jnp.isposinf(start.value) & jnp.isfinite(null.value)
+        start = either(overflows, null, start)
         if self.tol is None:
             point = either(good, null, start)
             goal, before = default_goal(problem, point, self.double)
