@@ -35,7 +35,13 @@ os.environ.setdefault("NUMBA_OPT", "0")
 # Most of the time goes into compiling, and half of that into optimizations. Only those
 # need them that read what the compiler made, or take many steps; and what is marked
 # `to_the_bit`.
-OPTIMIZED = {"test_ahead_of_time", "test_checkpoint", "test_compiled", "test_long_runs"}
+OPTIMIZED = {
+    "test_ahead_of_time",
+    "test_checkpoint",
+    "test_compiled",
+    "test_long_runs",
+    "test_threshold",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
