@@ -10,10 +10,10 @@ is zero in a third of both.
 
 The judge has another way to each optimum: the same problem with columns of variance one
 and strengths to match, solved in float64; NumPy checks that the optimality conditions
-hold there. The table has the share of problems that end with
-`converged=False`; of the others the largest gap P(w) − P*, in float64, relative to the
-loss of the null model (of counts: its deviance); and how many are beyond 1e-6 (float32:
-1e-4). Prints Markdown.
+hold there. The table has the share of problems that end with `converged=False`, how
+many of these began at zero, and how many are near enough all the same; of the others
+the largest gap P(w) − P*, in float64, relative to the loss of the null model (of
+counts: its deviance); and how many are beyond 1e-6 (float32: 1e-4). Prints Markdown.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from report import print_table
 
-from optareg import L1, ElasticNet, GroupLasso, Penalty, masked, minimize
+from optareg import L1, ElasticNet, GroupLasso, Penalty, by_path, masked, minimize
 
 # As many samples for each column.
 SAMPLES, COLUMNS, CLASSES = 5, 12, 3
@@ -158,25 +158,25 @@ def functions(model: str, penalty: str) -> tuple[Any, Any]:
     """Compiled for many problems: the solution, and (objective, gradient)."""
     of, intercept, outputs = MODELS[model]
 
-    def parts(X: Array, y: Array, a: Array, first: Array) -> Any:
+    def parts(X: Array, y: Array, a: Array) -> Any:
         def loss(p: Any) -> Array:
             z = X @ p["w"]
             return of(z + p["b"] if intercept else z, y)
 
         shape = len(a), *outputs
         each = jnp.broadcast_to(a.reshape(-1, *[1] * len(outputs)), shape)
-        first = first.reshape(-1, *[1] * len(outputs))
-        start = {"w": jnp.broadcast_to(first, shape)}
+        return loss, masked(PENALTIES[penalty](each), by_path("w"))
+
+    def solve(X: Array, y: Array, a: Array, first: Array) -> Any:
+        loss, whole = parts(X, y, a)
+        each = first.reshape(-1, *[1] * len(outputs))
+        start = {"w": jnp.broadcast_to(each, (len(a), *outputs))}
         if intercept:
             start["b"] = jnp.zeros(outputs, X.dtype)
-        on_w = {name: name == "w" for name in start}
-        return loss, start, masked(PENALTIES[penalty](each), on_w)
-
-    def solve(X: Array, y: Array, a: Array, start: Array) -> Any:
-        return minimize(*parts(X, y, a, start))
+        return minimize(loss, start, whole)
 
     def objective(X: Array, y: Array, a: Array, params: Any) -> Any:
-        loss, _, whole = parts(X, y, a, a)
+        loss, whole = parts(X, y, a)
         return loss(params) + whole.value(params), jax.grad(loss)(params)
 
     return jax.jit(jax.vmap(solve)), jax.jit(jax.vmap(objective))
@@ -208,8 +208,8 @@ def residual(penalty: str, a: Array, w: Array, g: Array) -> Array:
 
 def judged(
     model: str, penalty: str, precision: str, n: int, columns: int
-) -> tuple[Array, Array]:
-    """Whether each problem converged, and its relative gap."""
+) -> tuple[Array, Array, Array]:
+    """Whether each problem converged, its relative gap, whether it began at zero."""
     X, y, scales, a, starts = random_data(model, penalty, precision, n, columns)
     solve, objective = functions(model, penalty)
     scaled = X * scales[:, None]
@@ -235,31 +235,34 @@ def judged(
             counts = np.floor(np.exp(y))
             saturated = np.mean(counts - counts * np.log(np.maximum(counts, 1)), 1)
     gap = np.asarray(here - least) / (np.asarray(most) - saturated)
-    return found.converged, gap
+    return found.converged, gap, ~starts.any(axis=1)
 
 
 def rows(n: int, columns: int, precisions: list[str]) -> Iterator[list[str]]:
-    total = unsolved = beyond = 0
+    total = unsolved = beyond = of_zero = 0
     for precision in precisions:
         for model in MODELS:
             for penalty in PENALTIES:
-                converged, gap = judged(model, penalty, precision, n, columns)
+                found = judged(model, penalty, precision, n, columns)
+                converged, gap, at_zero = found
                 worst = np.max(gap[converged], initial=0)
                 false = int(np.sum(converged & ~(gap <= LIMIT[precision])))
                 unsaid = int(np.sum(~converged & (gap <= LIMIT[precision])))
+                from_zero = int(np.sum(~converged & at_zero))
                 total, unsolved = total + n, unsolved + int(np.sum(~converged))
-                beyond += false
+                beyond, of_zero = beyond + false, of_zero + from_zero
                 yield [
                     precision,
                     model,
                     penalty,
                     f"{np.mean(~converged):.0%}",
+                    str(from_zero),
                     str(unsaid),
                     f"{worst:.0e}",
                     str(false),
                 ]
-    share = f"{unsolved / total:.1%}"
-    yield ["all", f"{total:,} problems", "", share, "", "", str(beyond)]
+    share = f"{unsolved / total:.1%}, {unsolved}"
+    yield ["all", f"{total:,} problems", "", share, str(of_zero), "", "", str(beyond)]
 
 
 def main() -> None:
@@ -268,8 +271,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=COLUMNS, help="multiple of 3")
     parser.add_argument("--precision", nargs="*", default=["float64", "float32"])
     chosen = parser.parse_args()
-    head = ["precision", "loss", "penalty", "not converged", "of these near enough"]
-    head += ["largest gap of the others", "beyond the limit"]
+    head = ["precision", "loss", "penalty", "not converged", "of these from zero"]
+    head += ["near enough", "largest gap of the others", "beyond the limit"]
     print_table(
         "Converged", head, rows(chosen.problems, chosen.columns, chosen.precision)
     )

@@ -17,6 +17,7 @@ __all__ = [
     "automatic",
     "explicit_sharding",
     "has_explicit_axes",
+    "has_manual_axes",
     "placed",
 ]
 
@@ -86,8 +87,17 @@ def spec_like(
 
 def has_explicit_axes() -> bool:
     """Whether types say here how arrays are sharded."""
-    mesh_here = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
-    return bool(getattr(mesh_here, "explicit_axes", ()))
+    return bool(getattr(mesh_here(), "explicit_axes", ()))
+
+
+def has_manual_axes() -> bool:
+    """Whether this is within `jax.shard_map`."""
+    return bool(getattr(mesh_here(), "manual_axes", ()))
+
+
+def mesh_here() -> Any:
+    """The mesh that is set; None in older versions of JAX."""
+    return getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
 
 
 def as_traced(f: Callable[..., Any], types: Sequence[Any]) -> Callable[..., Any]:

@@ -378,7 +378,7 @@ class TestDerivative:
         assert np.isfinite(jax.grad(lambda s: first(s, 1000))(0.01))
 
     @pytest.mark.parametrize("penalty", [L2, L1, lambda s: GroupLasso(s, axis=0)])
-    def test_of_complex_parameters_backwards_and_forwards(self, penalty, x64):
+    def test_by_complex_parameters_in_reverse_and_forward_mode(self, penalty, x64):
         rng = np.random.default_rng(0)
         shapes = (40, 4), 40, 40
         X, y, more = (rng.normal(size=(2, *np.atleast_1d(n))) for n in shapes)

@@ -13,7 +13,7 @@ from optareg.penalties._base import Penalty
 from optareg.solve._heads import Heads
 from optareg.solve._leaves import Leaves
 
-__all__ = ["diagonal", "inverse", "of_both", "strength_of"]
+__all__ = ["diagonal", "inverse", "of_both", "positive", "strength_of"]
 
 Array = jax.Array
 
@@ -150,7 +150,7 @@ def inverse(curvature: Array, penalty: Penalty, w: Array, g: Array) -> Any:
 
 
 def positive(x: Array, other: Any) -> Array:
-    """Where x is not above 0, the other; where that is not either, 1."""
+    """The array x; where it is not above 0 the other, or 1 if that is not either."""
     return jnp.where(x > 0, x, jnp.where(other > 0, other, 1))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
-from optareg.solve._curvature import strength_of
+from optareg.solve._curvature import positive, strength_of
 from optareg.solve._leaves import Leaves, largest
 from optareg.solve._null_model import at_center
 from optareg.solve._smooth import Point
@@ -52,10 +52,7 @@ def default_goal(
     curvature = problem.smooth.curvature(w)
     # What has no curvature is measured as what has most.
     most = largest(curvature, dtype)
-    most = jnp.where(most > 0, most, 1)
-    roots = tuple(
-        jnp.sqrt(jnp.where(h > 0, h, most.astype(h.dtype))) for h in curvature
-    )
+    roots = tuple(jnp.sqrt(positive(h, most.astype(h.dtype))) for h in curvature)
     size = credible_size(problem, point, roots)
 
     before = size if before is None else jnp.maximum(before, size)

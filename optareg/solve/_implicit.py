@@ -54,7 +54,7 @@ def with_derivative(
         composite = problem(consts, penalties)
         found = composite.point(w)
         here = composite.objective(found)
-        # The fixed point is the same with any.
+        # The fixed point is the same with any scales.
         here = here._replace(scales=jax.lax.stop_gradient(here.scales))
         y = here.nearest(w, found.g)
 
@@ -77,13 +77,16 @@ def with_derivative(
         def matrix(parts: Leaves) -> Leaves:
             return real_parts(system(from_parts(parts, w))[0])
 
+        of_complex = [
+            c for c, x in zip(here.scales, w, strict=True) if jnp.iscomplexobj(x)
+        ]
+        scales = (*here.scales, *of_complex)
+
         def cg(matrix: Any, b: Leaves) -> Leaves:
             def both(p: Leaves) -> tuple[Leaves, Leaves]:
-                return from_parts(matrix(real_parts(p)), w), p
+                return matrix(p), p
 
-            whole, scales = from_parts(b, w), here.scales
-            p, _ = conjugate_gradients(both, whole, scales, accuracy, MOST_CG)
-            return real_parts(p)
+            return conjugate_gradients(both, b, scales, accuracy, MOST_CG)[0]
 
         # With D the slope of the prox: w' = moved + D p, and
         # (D H D + D (I − D) / c) p = D (moved / c − H moved).
@@ -92,7 +95,7 @@ def with_derivative(
         # To be transposed, all of them must depend on the tangents.
         nothing = 0 * dot(b, tuple(map(jnp.ones_like, b)))
         b = tuple(x + nothing.astype(x.dtype) for x in b)
-        # Symmetric it is as a matrix of real numbers.
+        # The matrix is symmetric as one of real numbers.
         parts = jax.lax.custom_linear_solve(
             matrix, real_parts(b), solve=cg, symmetric=True
         )

@@ -258,7 +258,7 @@ def accept(
         idle=state.idle,
     )
     # Where nothing falls, steps are too long: by far, where the objective rises more
-    # than it was to fall, if that is no lack of digits.
+    # than it was to fall, or by more than all of it, if that is no lack of digits.
     most = jnp.minimum(ahead.fall.astype(noise.dtype), jnp.abs(state.value))
     most = jnp.maximum(most, noise)
     far = ~(least - state.value <= most) & (tau > LEAST_TAU)

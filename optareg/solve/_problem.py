@@ -22,7 +22,7 @@ Loss = Callable[[PyTree], Array]
 
 # Numbers whose distances are larger are of half precision.
 HALF = 1e-6
-# They are counted in int32.
+# Steps are counted in int32.
 MOST_STEPS = 2**31 - 1
 
 

@@ -18,7 +18,7 @@ import jax
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import PartitionSpec
 
-from optareg._sharding import has_explicit_axes, placed
+from optareg._sharding import has_explicit_axes, has_manual_axes, placed
 from optareg.penalties._base import Penalty
 from optareg.solve._heads import evaluate
 from optareg.solve._solution import Outcome
@@ -103,8 +103,7 @@ def noted(program: Callable[..., Any], numbers: Any) -> Any:
     try:
         return program(numbers)
     except (TypeError, ValueError) as error:
-        mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
-        if getattr(mesh, "manual_axes", ()):
+        if has_manual_axes():
             error.add_note(
                 "Within `jax.shard_map`, a solver whose numbers differ from shard to "
                 "shard needs `jax.shard_map(..., check_vma=False)`."
