@@ -57,7 +57,9 @@ def seconds(function: Callable[[], Any], times: int) -> tuple[float, float]:
 def test(quick: bool) -> bool:
     """The suite's core."""
     files = [f"tests/test_{name}.py" for name in (QUICK_TESTS if quick else TESTS)]
-    return run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files)
+    # Most of it is compiling, on the host.
+    workers = str(min(8, os.cpu_count() or 1))
+    return run("-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", *files)
 
 
 def time_steps(quick: bool) -> bool:
@@ -167,7 +169,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     # Before JAX is imported, for the processes that are started too.
-    os.environ["JAX_PLATFORMS"] = options.platform
+    os.environ["JAX_PLATFORMS"] = f"{options.platform},cpu"  # Callbacks need it.
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # They share the memory.
 

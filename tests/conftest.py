@@ -59,7 +59,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def quick_to_compile(request: pytest.FixtureRequest) -> Iterator[None]:
     """No optimizations where that is quicker; and no program outlives its module."""
-    quick = request.module.__name__ not in OPTIMIZED
+    on_cpu = jax.default_backend() == "cpu"
+    quick = on_cpu and request.module.__name__ not in OPTIMIZED
     jax.config.update("jax_disable_most_optimizations", quick)
     with pytest.MonkeyPatch.context() as patch:
         if quick:

@@ -160,6 +160,52 @@ def test_curvature_at_a_far_start_is_forgotten(start):
 
 
 @pytest.mark.usefixtures("x64")
+def test_where_nothing_leads_on_it_starts_at_the_null_model():
+    """From starts where the loss is so flat that a search ends above the null model."""
+    rng = np.random.default_rng(0)
+    X, classes = rng.normal(size=(40, 30)), np.eye(3)[rng.integers(0, 3, 40)]
+    starts = 1e6 * rng.normal(size=(10, 30, 3))
+
+    def loss(w):
+        z = X @ w
+        return jnp.mean(jax.nn.logsumexp(z, axis=1) - jnp.sum(classes * z, axis=1))
+
+    solve = jax.jit(jax.vmap(lambda w: minimize(loss, w, L1(0.02))))
+    expected = minimize(loss, jnp.zeros((30, 3)), L1(0.02))
+    found = solve(starts)
+    assert expected.converged and found.converged.all()
+    values = jax.vmap(lambda w: loss(w) + L1(0.02).value(w))
+    np.testing.assert_allclose(
+        values(found.params), values(expected.params[None])[0], rtol=1e-12
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("max_steps", [1, 30])
+def test_no_end_is_above_the_null_model(max_steps):
+    """Not where the steps run out, and the steps count on in a callback."""
+    rng = np.random.default_rng(0)
+    X, penalty, steps = rng.normal(size=(40, 30)), L1(0.02), []
+    y = np.sign(X[:, 0])
+
+    def loss(w):
+        return -jnp.mean(jax.scipy.stats.norm.logcdf(y * (X @ w)))
+
+    found = minimize(
+        loss,
+        jnp.asarray(1e6 * rng.normal(size=30)),
+        penalty,
+        max_steps=max_steps,
+        callback=lambda step, *_: steps.append(int(step)),
+    )
+    jax.effects_barrier()
+    assert not found.converged
+    assert found.steps == max_steps
+    assert steps == list(range(1, max_steps + 1))
+    assert loss(found.params) + penalty.value(found.params) <= loss(jnp.zeros(30))
+
+
+@pytest.mark.usefixtures("x64")
 def test_a_path_may_begin_without_a_strength():
     X, y = data(1e-3, 0.0, "float64")
     loss, start = with_intercept(X, y)

@@ -57,8 +57,9 @@ def minimize(
         Close over data, or use `jax.tree_util.Partial`.
       params: where to start; a tree of float32, float64 or complex arrays. Zeros are
         a good start for a convex loss: they have the smallest working sets, and what is
-        not penalised, an intercept for instance, then starts at the null model. Where
-        the loss is +∞, it starts with all that is penalised at zero instead.
+        not penalised, an intercept for instance, then starts at the null model. It
+        starts at that model too where the loss is +∞, and once more where a search
+        fails above it.
       penalty: any penalty; leave parameters out with `masked`.
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.

@@ -175,44 +175,46 @@ class Candidates(NamedTuple):
     Attributes:
       w: the points.
       products: those with them.
-      y: the subgradients of the norms there.
       values: the objectives there; ∞ for NaN.
-      taus: the sizes of proximal steps that led there.
     """
 
     w: Leaves
     products: Products
-    y: Leaves
     values: Array
-    taus: Array
+
+
+def before_prox(
+    objective: Objective, state: Progress, ahead: Direction, i: Array
+) -> tuple[Leaves, Array]:
+    """Of what a candidate is the proximal point, and with which size of the step.
+
+    Newton's step at several lengths, and proximal gradient steps of several sizes.
+    """
+    tau, newtonian = state.tau, i < len(LENGTHS)
+    lengths = jnp.asarray(LENGTHS, tau.dtype)
+    length = lengths[jnp.minimum(i, len(LENGTHS) - 1)]
+    factors = jnp.asarray((1.0,) * len(LENGTHS) + FACTORS, tau.dtype)
+    size = tau * factors[i]
+    rows = zip(ahead.z, ahead.step, state.w, objective.scales, state.g, strict=True)
+    point = tuple(
+        jnp.where(newtonian, zz + length * s, x - size * c * d)
+        for zz, s, x, c, d in rows
+    )
+    return point, size
 
 
 def candidates(objective: Objective, state: Progress, ahead: Direction) -> Candidates:
-    """Newton's step at several lengths, and proximal gradient steps of several sizes.
+    """All of them."""
 
-    All are proximal points of other points.
-    """
-    w, g, tau, scales = state.w, state.g, state.tau, objective.scales
-    lengths = jnp.asarray(LENGTHS, tau.dtype)
-    sizes = tau * jnp.asarray(FACTORS, tau.dtype)
-    taus = jnp.concatenate([jnp.full_like(lengths, tau), sizes])
+    def candidate(i: Array) -> tuple[Leaves, Products, Array]:
+        w = objective.prox(*before_prox(objective, state, ahead, i))
+        products = objective.smooth.products(w)
+        return w, products, objective.value(products, w)
 
-    def candidate(i: Array) -> tuple[Leaves, Products, Leaves, Array]:
-        newtonian = i < len(LENGTHS)
-        length, size = lengths[jnp.minimum(i, len(LENGTHS) - 1)], taus[i]
-        point = tuple(
-            jnp.where(newtonian, zz + length * s, x - size * c * d)
-            for zz, s, x, c, d in zip(ahead.z, ahead.step, w, scales, g, strict=True)
-        )
-        dual = objective.dual(point, size)
-        y = tuple(d / (size * c) for d, c in zip(dual, scales, strict=True))
-        new = objective.prox(point, size)
-        products = objective.smooth.products(new)
-        return new, products, y, objective.value(products, new)
-
-    points, products, duals, values = jax.vmap(candidate)(jnp.arange(len(taus)))
+    number = len(LENGTHS) + len(FACTORS)
+    points, products, values = jax.vmap(candidate)(jnp.arange(number))
     values = jnp.where(jnp.isnan(values), jnp.inf, values)
-    return Candidates(points, products, duals, values, taus)
+    return Candidates(points, products, values)
 
 
 def accept(
@@ -230,9 +232,12 @@ def accept(
     length = jnp.where(jnp.min(by_newton) <= state.value + noise, length, 0)
     factor = jnp.where(length == 1, 0.1, jnp.where(length == 0.5, 1.0, 10.0))
 
-    chosen = found.w, found.products, found.y
-    w, products, y = jax.tree.map(lambda xs: xs[best], chosen)
+    chosen = found.w, found.products
+    w, products = jax.tree.map(lambda xs: xs[best], chosen)
     value = values[best]
+    before, size = before_prox(objective, state, ahead, best)
+    dual = objective.dual(before, size)
+    y = tuple(d / (size * c) for d, c in zip(dual, objective.scales, strict=True))
     g = objective.smooth.gradient(products, w)
     # y is a subgradient too: where there is no formula for the nearest one, it has more
     # digits.
@@ -252,7 +257,7 @@ def accept(
         g=g,
         value=value,
         distance=distance,
-        tau=jnp.minimum(found.taus[best], MOST_TAU),
+        tau=jnp.minimum(size, MOST_TAU),
         damping=jnp.clip(state.damping * factor, LEAST_DAMPING, MOST_DAMPING),
         steps=state.steps,
         idle=state.idle,

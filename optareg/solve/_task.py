@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
     Attributes:
       start: the parameters, and the loss alone there.
-      null: the same with all that is penalised at its center.
+      null: the same with all that is penalised at its center; at last the null model.
       goal: when they are near enough.
       before: the largest gradient before anything was solved for, in units of √H.
       at_null: whether the null model is of use as a start: all that it holds was there.
@@ -115,13 +115,13 @@ class Task(NamedTuple):
         # on it within.
         place = self.begin(penalties, w)
         if not free:
-            outcome, _ = self.search(penalties, place.start, 1.0, place.goal)
+            outcome, _ = self.search_twice(penalties, place)
             return self.derived(penalties, outcome, place.goal), place.goal
         fixed = jax.lax.stop_gradient(penalties)
 
         def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
-            start = either(held, place.null, place.start)
-            outcome, end = self.search(fixed, start, 1.0, place.goal, held)
+            here = place._replace(start=either(held, place.null, place.start))
+            outcome, end = self.search_twice(fixed, here, held)
             return self.past_null_if(held, fixed, place, end), outcome
 
         # One program serves both.
@@ -136,6 +136,42 @@ class Task(NamedTuple):
         place = self.begin(penalties, w)
         return place, *self.search(penalties, place.null, 1.0, place.goal, True)
 
+    def search_twice(
+        self, penalties: Penalties, place: Place, held: Any = None
+    ) -> tuple[Outcome, Point]:
+        """`search` from the start; if it fails above the null model, from there.
+
+        As where a far start is so flat that nothing leads on.
+        """
+        given = self.program.consts, penalties, place
+        consts, penalties, place = jax.lax.stop_gradient(given)
+        task = self._replace(program=ClosedJaxpr(self.program.jaxpr, consts))
+        goal, least = place.goal, task.objective(penalties, place.null)
+
+        def once(state: Any) -> Any:
+            (trips, _), start, before = state
+            outcome, end = task.search(
+                penalties, start, 1.0, goal, held, taken=before.steps
+            )
+            above = task.objective(penalties, end) > least
+            again = (trips == 0) & ~outcome.reaches(goal.tol) & above
+            end = either(again, place.null, end)
+            # The parameters are those of the end.
+            return (trips + 1, again), end, outcome._replace(w=())
+
+        zero = jnp.zeros_like(place.start.value)
+        nothing = Outcome((), zero, zero, jnp.int32(0), zero)
+        state = (jnp.int32(0), jnp.array(True)), place.start, nothing
+        _, end, outcome = jax.lax.while_loop(lambda s: s[0][1], once, state)
+        return outcome._replace(w=end.w), end
+
+    def objective(self, penalties: Penalties, point: Point) -> Array:
+        """At a point of the loss alone."""
+        problem = self.searched(penalties, point.w)
+        value = problem.smooth.with_penalties(point).value
+        result: Array = value + problem.unscaled(point.w).penalty(point.w)
+        return result
+
     def search(
         self,
         penalties: Penalties,
@@ -144,10 +180,12 @@ class Task(NamedTuple):
         goal: Goal,
         held: Any = None,
         hint: Leaves | None = None,
+        taken: Any = 0,
     ) -> tuple[Outcome, Point]:
         """The solution without its derivative; while `held` is true, the null model.
 
         From and to a point of the loss alone. It may be near a hint, if there is one.
+        So many steps are `taken` already.
         """
         report = None
         if self.callback is not None:
@@ -157,16 +195,17 @@ class Task(NamedTuple):
                 if not held:
                     callback(*numbers)
 
-            def report(*numbers: Any) -> None:
-                jax.debug.callback(call, held, *numbers)
+            def report(steps: Array, *numbers: Any) -> None:
+                jax.debug.callback(call, held, taken + steps, *numbers)
 
         given = start, damping, goal, hint
         start, damping, goal, hint = jax.lax.stop_gradient(given)
         problem = self.searched(hold(penalties, held), start.w)
         problem = problem._replace(units=goal.units)
-        tol, most, smooth = goal.tol, self.max_steps, problem.smooth
+        tol, most, smooth = goal.tol, self.max_steps - taken, problem.smooth
         start = smooth.with_penalties(start)
         outcome, end = solve(problem, start, damping, tol, most, report, hint)
+        outcome = outcome._replace(steps=taken + outcome.steps)
         return outcome, smooth.without_penalties(end)
 
     def derived(
@@ -188,7 +227,8 @@ class Task(NamedTuple):
             problem = self.fixed(penalties, null.w)
             point = problem.smooth.with_penalties(null)
             goal, _ = default_goal(problem, point, self.double, place.before)
-        return place._replace(start=either(place.at_null, null, place.start), goal=goal)
+        start = either(place.at_null, null, place.start)
+        return place._replace(start=start, null=null, goal=goal)
 
     def past_null_if(
         self, held: Array, penalties: Penalties, place: Place, null: Point
