@@ -7,6 +7,7 @@ and where it calls what JAX does not promise to keep.
 
 import functools
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,14 @@ def exported(f: Callable, *args: Any, platforms: Any = PLATFORMS) -> Any:
     return program
 
 
+def check_digits(program: Any) -> None:
+    """No product of matrices has fewer digits than its dtype."""
+    lines = program.mlir_module().splitlines()
+    for line in lines:
+        if "stablehlo.dot_general" in line:
+            assert "precision = [HIGHEST, HIGHEST]" in line, line
+
+
 def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
@@ -91,6 +100,8 @@ def check_step(case: Case, way: str, optimizer: str) -> None:
     program = exported(step_of(made), params, state, params)
     # The state that comes out is one that goes in, on these platforms too.
     assert shapes(list(program.out_avals)) == shapes(jax.tree.leaves((params, state)))
+    if optimizer != "muon":  # It has products of its own.
+        check_digits(program)
 
 
 # As 6 and 5 have no common divisor, so that ways and optimizers meet in many pairs.
@@ -194,6 +205,8 @@ def check_solving(f: Callable, case: Case) -> None:
     start = case.tree(case.within.bring(case.point(np.linspace(-1, 1, 12))))
     program = exported(functools.partial(f, case.penalty), start)
     assert all(shapes(list(program.out_avals)))
+    if f is not looked_at:  # The gradient there is a user's own.
+        check_digits(program)
 
 
 @pytest.mark.parametrize(("f", "name"), SOLVING)
@@ -212,6 +225,24 @@ def test_all_solving_is_made_for_gpu_and_tpu(name: str, f: Callable) -> None:
         pytest.skip("a constraint has no strength")
     with enable_x64(True):
         check_solving(f, case)
+
+
+def test_a_loss_may_ask_for_fewer_digits() -> None:
+    """In a product of its own; what JAX is set to counts for training alone."""
+    X = jnp.linspace(-1, 1, 24).reshape(8, 3)
+
+    def largest(w: jax.Array) -> jax.Array:
+        def loss(w: jax.Array) -> jax.Array:
+            some, others = w[:1], w[1:]
+            here = jnp.dot(X[:, :1], some, precision="high")
+            return jnp.sum((1 - here - X[:, 1:] @ others) ** 2)
+
+        return max_strength(loss, w, L1(1.0))
+
+    with jax.default_matmul_precision("bfloat16"):
+        text = exported(largest, jnp.zeros(3)).mlir_module()
+    found = set(re.findall(r"dot_general.*precision = (\[.*?\])", text))
+    assert found == {"[HIGH, HIGH]", "[HIGHEST, HIGHEST]"}
 
 
 def test_an_export_runs_as_the_program_that_it_was_made_of() -> None:

@@ -318,8 +318,8 @@ class TestPrograms:
 
     def test_what_jax_is_set_to_counts(self):
         seen = []
-        for precision in (None, "highest", None):
-            with jax.default_matmul_precision(precision):
+        for promotion in ("allow", "raise", "allow"):
+            with jax.numpy_rank_promotion(promotion):
                 minimize(to(2.0), jnp.zeros(2), L1(1.0))
             seen.append(len(_programs.KEPT))
         assert seen == [1, 2, 2]

@@ -1,5 +1,6 @@
 """The nuclear norm λ Σ singular values: `NuclearNorm`, whose prox lowers the rank."""
 
+import functools
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optareg._checks import is_traced
+from optareg._precision import all_digits
 from optareg._tree import epsilon, path_name
 from optareg.penalties._base import Penalty, check_strengths, register_penalty
 from optareg.penalties._numbers import square, without_negative_zeros
@@ -149,8 +151,8 @@ class Decomposition(NamedTuple):
         """(I − U Uᴴ) x (I − V Vᴴ) over the nonzero singular values."""
         u = self.u * self.some[..., None, :].astype(x.dtype)
         v = adjoint(self.vh * self.some[..., :, None].astype(x.dtype))
-        x = x - u @ (adjoint(u) @ x)
-        return x - (x @ v) @ adjoint(v)
+        x = x - product(u, product(adjoint(u), x))
+        return x - product(x, v, adjoint(v))
 
 
 def is_some(values: Array, shape: tuple[int, ...]) -> Array:
@@ -164,9 +166,15 @@ def singular_values(w: Array) -> Array:
     return jnp.linalg.svd(w, full_matrices=False, compute_uv=False)
 
 
+def product(first: Array, *others: Array) -> Array:
+    """The product of matrices."""
+    with all_digits():
+        return functools.reduce(jnp.matmul, others, first)
+
+
 def scaled(u: Array, values: Array, vh: Array) -> Array:
     """U diag(values) Vᴴ."""
-    return (u * values[..., None, :].astype(u.dtype)) @ vh
+    return product(u * values[..., None, :].astype(u.dtype), vh)
 
 
 def adjoint(x: Array) -> Array:
@@ -224,14 +232,14 @@ def soft_threshold_jvp(
     even = jnp.where(both, 1, high / jnp.where((high > 0) & ~both, gap, 1))
     odd = (f[..., :, None] + f[..., None, :]) / jnp.where(high > 0, total, 1)
 
-    left, right = adjoint(u) @ dw, dw @ v
-    inner = left @ v
+    left, right = product(adjoint(u), dw), product(dw, v)
+    inner = product(left, v)
     hermitian, other = (inner + adjoint(inner)) / 2, (inner - adjoint(inner)) / 2
     turned = even.astype(w.dtype) * hermitian + odd.astype(w.dtype) * other
     scale = share[..., None, :].astype(w.dtype)
-    below = (right - u @ inner) * scale
-    beside = jnp.swapaxes(scale, -1, -2) * (left - inner @ vh)
-    moved = u @ turned @ vh + below @ vh + u @ beside
+    below = (right - product(u, inner)) * scale
+    beside = jnp.swapaxes(scale, -1, -2) * (left - product(inner, vh))
+    moved = product(u, turned, vh) + product(below, vh) + product(u, beside)
     moved = moved - dt.astype(w.dtype) * scaled(u, kept, vh)
     new = without_negative_zeros(jnp.where(t[..., None] > 0, scaled(u, f, vh), w))
     return new, jnp.where(t[..., None] > 0, moved, dw - dt * scaled(u, kept, vh))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from optareg._checks import check_number
+from optareg._precision import all_digits
 from optareg._tree import Tree, epsilon, is_masked, path_name, widest
 from optareg.penalties._base import ParamGroup, Penalty
 from optareg.penalties._unpenalised import cover
@@ -134,7 +135,8 @@ def trace(loss: Loss, tree: Tree, groups: Sequence[ParamGroup]) -> ClosedJaxpr:
             return result.astype(wide)
         return result
 
-    traced = jax.make_jaxpr(of_leaves)(*leaves)
+    with all_digits():
+        traced = jax.make_jaxpr(of_leaves)(*leaves)
     results = traced.out_avals
     if len(results) != 1 or results[0].shape != ():
         raise TypeError(

@@ -18,6 +18,7 @@ import jax
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import PartitionSpec
 
+from optareg._precision import all_digits
 from optareg._sharding import has_explicit_axes, has_manual_axes, placed
 from optareg.penalties._base import Penalty
 from optareg.solve._heads import evaluate
@@ -71,6 +72,14 @@ def one_program(
     the caller compiles, under `jax.disable_jit` nobody; and a program that calls back
     to Python, or runs on several devices, is compiled anew.
     """
+    with all_digits():
+        return found_or_compiled(f, reads, loss, *arguments)
+
+
+def found_or_compiled(
+    f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
+) -> Any:
+    """That, with the digits that products have here."""
     numbers, structure = jax.tree.flatten((loss.consts, *arguments))
 
     @jax.jit
