@@ -7,7 +7,7 @@ soft threshold written by hand, and with what is nearest to it elsewhere:
 
 - JAXopt: the same Optax step, then `jaxopt.prox.prox_lasso`, in one compiled program.
 - PyTorch: `torch.optim` with `fused=True`, its fastest on a CPU, then its `softshrink`
-  in place, on each parameter, without `torch.compile`. It has no Lion.
+  in place, on each parameter, without `torch.compile`. It has no Lion. Only on a CPU.
 
 Gradients are given arrays, so that only the optimizer's step is timed. All programs of
 a row run in turns, and a ratio is the median over the turns of the ratio to the bare
@@ -233,7 +233,7 @@ def time_cells(
     }
     cells = dict.fromkeys([*columns, "PyTorch"], MISSING)
     runs = {name: b.run for name, b in built.items()}
-    if installed("torch"):
+    if installed("torch") and jax.default_backend() == "cpu":
         peer = torch_step(optimizer, size, leaves)
         cells["PyTorch"] = "has none"
         runs |= {"PyTorch": peer} if peer else {}
