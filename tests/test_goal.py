@@ -178,6 +178,12 @@ def test_where_nothing_leads_on_it_starts_at_the_null_model():
     np.testing.assert_allclose(
         values(found.params), values(expected.params[None])[0], rtol=1e-12
     )
+    many = jax.jit(jax.vmap(lambda w: path(loss, w, L1(jnp.array([0.1, 0.02])))))
+    found = many(starts)
+    assert found.converged.all()
+    np.testing.assert_allclose(
+        values(found.params[:, 1]), values(expected.params[None])[0], rtol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("x64")

@@ -49,7 +49,7 @@ def path(
 
     Args:
       loss: as for `minimize`.
-      params: where to start at the strongest penalty; zeros are good.
+      params: as for `minimize`, where to start at the strongest penalty.
       penalties: one penalty whose strengths have a leading axis, all of one length n;
         a scalar strength is the same for all n. The order of strength is that of the
         sum over its fields and leaves.
@@ -133,7 +133,9 @@ def path(
             # Else a far start leads to another local minimum than a near one.
             convex = all(penalty.convex for penalty in penalties)
             hint = trail.further(size) if convex else None
-            one, end = task.search(penalties, start, damping, goal, held, hint)
+            one, end = task.search_twice(
+                penalties, start, place.null, damping, goal, held, hint
+            )
             one = task.derived(penalties, one, goal, held)
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
             trail = trail.add(end, size)

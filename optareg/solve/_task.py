@@ -115,13 +115,17 @@ class Task(NamedTuple):
         # on it within.
         place = self.begin(penalties, w)
         if not free:
-            outcome, _ = self.search_twice(penalties, place)
+            outcome, _ = self.search_twice(
+                penalties, place.start, place.null, 1.0, place.goal
+            )
             return self.derived(penalties, outcome, place.goal), place.goal
         fixed = jax.lax.stop_gradient(penalties)
 
         def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
-            here = place._replace(start=either(held, place.null, place.start))
-            outcome, end = self.search_twice(fixed, here, held)
+            start = either(held, place.null, place.start)
+            outcome, end = self.search_twice(
+                fixed, start, place.null, 1.0, place.goal, held
+            )
             return self.past_null_if(held, fixed, place, end), outcome
 
         # One program serves both.
@@ -137,31 +141,39 @@ class Task(NamedTuple):
         return place, *self.search(penalties, place.null, 1.0, place.goal, True)
 
     def search_twice(
-        self, penalties: Penalties, place: Place, held: Any = None
+        self,
+        penalties: Penalties,
+        start: Point,
+        null: Point,
+        damping: Any,
+        goal: Goal,
+        held: Any = None,
+        hint: Leaves | None = None,
     ) -> tuple[Outcome, Point]:
         """`search` from the start; if it fails above the null model, from there.
 
         As where a far start is so flat that nothing leads on.
         """
-        given = self.program.consts, penalties, place
-        consts, penalties, place = jax.lax.stop_gradient(given)
+        given = self.program.consts, penalties, start, null, damping, goal, hint
+        fixed = jax.lax.stop_gradient(given)
+        consts, penalties, start, null, damping, goal, hint = fixed
         task = self._replace(program=ClosedJaxpr(self.program.jaxpr, consts))
-        goal, least = place.goal, task.objective(penalties, place.null)
+        least = task.objective(penalties, null)
 
         def once(state: Any) -> Any:
             (trips, _), start, before = state
             outcome, end = task.search(
-                penalties, start, 1.0, goal, held, taken=before.steps
+                penalties, start, damping, goal, held, hint, before.steps
             )
             above = task.objective(penalties, end) > least
             again = (trips == 0) & ~outcome.reaches(goal.tol) & above
-            end = either(again, place.null, end)
+            end = either(again, null, end)
             # The parameters are those of the end.
             return (trips + 1, again), end, outcome._replace(w=())
 
-        zero = jnp.zeros_like(place.start.value)
+        zero = jnp.zeros_like(start.value)
         nothing = Outcome((), zero, zero, jnp.int32(0), zero)
-        state = (jnp.int32(0), jnp.array(True)), place.start, nothing
+        state = (jnp.int32(0), jnp.array(True)), start, nothing
         _, end, outcome = jax.lax.while_loop(lambda s: s[0][1], once, state)
         return outcome._replace(w=end.w), end
 
