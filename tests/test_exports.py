@@ -245,6 +245,28 @@ def test_a_loss_may_ask_for_fewer_digits() -> None:
     assert found == {"[HIGH, HIGH]", "[HIGHEST, HIGHEST]"}
 
 
+@pytest.mark.parametrize("optimizer", [None, optax.sgd(0.1)])
+def test_digits_count_where_a_derivative_has_a_rule(optimizer: Any) -> None:
+    """Which JAX traces after the solver, too."""
+    X = jnp.linspace(-1, 1, 24).reshape(8, 3)
+
+    @jax.custom_vjp
+    def product(w: jax.Array) -> jax.Array:
+        return X @ w
+
+    product.defvjp(lambda w: (X @ w, None), lambda _, g: (X.T @ g,))
+
+    @jax.jit
+    def solve(strength: jax.Array) -> jax.Array:
+        def loss(w: jax.Array) -> jax.Array:
+            return jnp.sum((1 - product(w)) ** 2)
+
+        options = {"optimizer": optimizer, "max_steps": 5}
+        return jnp.sum(minimize(loss, jnp.zeros(3), L1(strength), **options).params)
+
+    check_digits(exported(jax.grad(solve), jnp.float32(0.1)))
+
+
 def test_an_export_runs_as_the_program_that_it_was_made_of() -> None:
     """On this machine, from the same module that has the other platforms' code."""
     optimizer = proximal(optax.adam(RATE), L1(0.3))

@@ -239,10 +239,6 @@ def test_vmapped_over_folds_it_is_lasso_cv():
     assert alphas[np.argmin(ours.mean(axis=0))] == model.alpha_
 
 
-@pytest.mark.skipif(
-    jax.__version_info__ < (0, 7),
-    reason="the compiler of jaxlib 0.6 crashes on the transposed scan",
-)
 def test_its_derivative_is_the_slope():
     """Though eigenvectors, by which it has fewer rows, have no derivative."""
     X, y = data("diabetes")
@@ -760,6 +756,49 @@ def test_single_precision_reaches_its_tolerance():
     for _ in range(10):
         y = np.asarray(X) @ rng.normal(size=X.shape[1]) + rng.normal(size=len(X))
         assert np.all(all_converged(jnp.asarray(y - y.mean(), jnp.float32)))
+
+
+@pytest.mark.parametrize("solver", [minimize, path])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("name", ["squares", "logistic"])
+def test_the_second_derivative_is_that_of_the_first(name, intercept, solver):
+    """By `jax.hessian`, forward over reverse, too; of some leaves or all."""
+    X, y = data("wide")
+    X, y = X[:, :6], y + 0.3
+
+    def loss(params):
+        z = X @ params["w"] + params["b"] * intercept
+        if name == "squares":
+            return 0.5 * jnp.mean((y - z) ** 2)
+        return jnp.mean(jnp.logaddexp(0, -np.sign(y) * z))
+
+    start = {"w": jnp.zeros(6), "b": jnp.zeros(())}
+
+    def of_strength(s):
+        strengths = jnp.stack([2 * s, s]) if solver is path else s
+        found = solver(loss, start, masked(L1(strengths), by_path("w")))
+        return jnp.sum(jnp.sin(found.params["w"]))
+
+    slope, h = jax.jit(jax.grad(of_strength)), 1e-5
+    expected = (slope(0.03 + h) - slope(0.03 - h)) / (2 * h)
+    assert abs(expected) > 1e-2
+    for second in (jax.hessian, lambda f: jax.jacfwd(jax.jacfwd(f))):
+        found = jax.jit(second(of_strength))(0.03)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_loss_may_have_fewer_digits_than_its_parameters():
+    X, y = (jnp.asarray(x, jnp.float32) for x in data("tall"))
+
+    def loss(w):
+        return squared(X, y)(w.astype(jnp.float32))
+
+    strengths = jnp.array([0.3, 0.1])
+    found = path(loss, jnp.zeros(30), L1(strengths))
+    for strength, params in zip(strengths, found.params, strict=True):
+        one = minimize(loss, jnp.zeros(30), L1(strength)).params
+        here, there = (loss(w) + L1(strength).value(w) for w in (params, one))
+        np.testing.assert_allclose(here, there, rtol=1e-6)
 
 
 def test_without_jit_few_programs_are_compiled(caplog):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from optareg._precision import all_digits
 from optareg._tree import epsilon
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
@@ -48,6 +49,11 @@ def with_derivative(
 
     @run.defjvp
     def run_jvp(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
+        # It may be traced when the solver's own context has ended.
+        with all_digits():
+            return value_and_tangent(primals, tangents)
+
+    def value_and_tangent(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
         consts, penalties, _, goal = primals
         outcome = run(*primals)
         w = outcome.w
@@ -92,14 +98,13 @@ def with_derivative(
         # (D H D + D (I − D) / c) p = D (moved / c − H moved).
         pairs = zip(moved, here.scales, hessian(moved), strict=True)
         b = prox_slope(tuple(m / c - h for m, c, h in pairs))
-        # To be transposed, all of them must depend on the tangents.
-        nothing = 0 * dot(b, tuple(map(jnp.ones_like, b)))
-        b = tuple(x + nothing.astype(x.dtype) for x in b)
+        # To be transposed, all of them must depend on the tangents, and then count.
+        b = joined(b)
         # The matrix is symmetric as one of real numbers.
         parts = jax.lax.custom_linear_solve(
             matrix, real_parts(b), solve=cg, symmetric=True
         )
-        p = from_parts(parts, w)
+        p = from_parts(joined(parts), w)
         reached = outcome.reaches(goal.tol)
         of_w = tuple(
             x * jnp.where(reached, 1, jnp.nan).astype(x.dtype)
@@ -110,6 +115,12 @@ def with_derivative(
 
     fixed = jax.lax.stop_gradient((outcome, goal))
     return run(traced.consts, penalties, *fixed)
+
+
+def joined(w: Leaves) -> Leaves:
+    """The same leaves, each of which depends on all: no derivative is missing."""
+    nothing = 0 * dot(w, tuple(map(jnp.ones_like, w)))
+    return tuple(x + nothing.astype(x.dtype) for x in w)
 
 
 def real_parts(w: Leaves) -> Leaves:

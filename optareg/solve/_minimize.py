@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from optareg._precision import all_digits
 from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.solve._composite import Goal
@@ -60,7 +61,7 @@ def minimize(
         a good start for a convex loss: they have the smallest working sets, and what is
         not penalised, an intercept for instance, then starts at the null model. It
         starts at that model too where the loss is +∞, and once more where a search
-        fails above it.
+        gets stuck above it.
       penalty: any penalty; leave parameters out with `masked`.
       optimizer: an Optax optimizer to use instead, as `proximal(optimizer, penalty)`,
         with the whole data in each step. Its learning rate is for you to tune.
@@ -130,11 +131,12 @@ def minimize(
 
     inner = check_optimizer(optimizer, "minimize")
     goal = one_program(find_goal, *given)
-    found = by_optimizer(inner, problem, penalty, goal, max_steps, callback)
-    if problem.half:
-        return found
-    # As it is, but with the derivative.
-    here, penalties = task(problem.traced.consts, limits), problem.penalties
-    outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
-    end = here.derived(penalties, outcome, goal)
+    with all_digits():
+        found = by_optimizer(inner, problem, penalty, goal, max_steps, callback)
+        if problem.half:
+            return found
+        # As it is, but with the derivative.
+        here, penalties = task(problem.traced.consts, limits), problem.penalties
+        outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
+        end = here.derived(penalties, outcome, goal)
     return found._replace(params=problem.params(end.w))

@@ -136,7 +136,6 @@ def path(
             one, end = task.search_twice(
                 penalties, start, place.null, damping, goal, held, hint
             )
-            one = task.derived(penalties, one, goal, held)
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
             trail = trail.add(end, size)
             if free:
@@ -151,10 +150,18 @@ def path(
         if free:  # The null model comes first.
             rows = jax.tree.map(lambda x: jnp.concatenate([x[:1], x]), rows)
             rows[2] = rows[2].at[0].set(True)
-        damping = jnp.ones((), program.out_avals[0].dtype)
+        damping = jnp.ones_like(place.start.value)
         (_, _, place), outcomes = jax.lax.scan(next_one, (trail, damping, place), rows)
         if free:
             outcomes = jax.tree.map(lambda x: x[1:], outcomes)
+        goal = place.goal._replace(tol=margin * place.goal.tol)
+
+        # Within the scan JAX forgets the rule for it in `jax.hessian`.
+        @jax.vmap
+        def derived(outcome: Outcome, strengths: list[Array]) -> Outcome:
+            return task.derived(penalties_at(strengths), outcome, goal)
+
+        outcomes = derived(outcomes, ordered)
 
         @jax.vmap
         def certified(outcome: Outcome, strengths: list[Array]) -> Outcome:

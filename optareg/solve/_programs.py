@@ -70,7 +70,8 @@ def one_program(
 
     The last argument is the leaves to start at. Within `jit`, `vmap` or a derivative
     the caller compiles, under `jax.disable_jit` nobody; and a program that calls back
-    to Python, or runs on several devices, is compiled anew.
+    to Python, or runs on several devices, is compiled anew. Products of matrices have
+    all digits.
     """
     with all_digits():
         return found_or_compiled(f, reads, loss, *arguments)
@@ -79,7 +80,7 @@ def one_program(
 def found_or_compiled(
     f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
 ) -> Any:
-    """That, with the digits that products have here."""
+    """The same, with the digits that are set for products of matrices."""
     numbers, structure = jax.tree.flatten((loss.consts, *arguments))
 
     @jax.jit

@@ -32,7 +32,8 @@ class Place(NamedTuple):
 
     Attributes:
       start: the parameters, and the loss alone there.
-      null: the same with all that is penalised at its center; at last the null model.
+      null: the same with all that is penalised at its center; after `past_null`, the
+        null model.
       goal: when they are near enough.
       before: the largest gradient before anything was solved for, in units of √H.
       at_null: whether the null model is of use as a start: all that it holds was there.
@@ -150,9 +151,10 @@ class Task(NamedTuple):
         held: Any = None,
         hint: Leaves | None = None,
     ) -> tuple[Outcome, Point]:
-        """`search` from the start; if it fails above the null model, from there.
+        """`search`; and once more from the null model, if it gets stuck above that.
 
-        As where a far start is so flat that nothing leads on.
+        As where a far start is so flat that nothing leads on. Where the steps run out,
+        it ends where it is.
         """
         given = self.program.consts, penalties, start, null, damping, goal, hint
         fixed = jax.lax.stop_gradient(given)
@@ -161,24 +163,26 @@ class Task(NamedTuple):
         least = task.objective(penalties, null)
 
         def once(state: Any) -> Any:
-            (trips, _), start, before = state
+            again, first, start, before = state
+            # Within a `vmap` others may go on: then this search takes no step.
+            taken = jnp.where(again, before.steps, self.max_steps)
             outcome, end = task.search(
-                penalties, start, damping, goal, held, hint, before.steps
+                penalties, start, damping, goal, held, hint, taken
             )
-            above = task.objective(penalties, end) > least
-            again = (trips == 0) & ~outcome.reaches(goal.tol) & above
+            stuck = ~outcome.reaches(goal.tol) & (outcome.steps < self.max_steps)
+            again = first & stuck & (task.objective(penalties, end) > least)
             end = either(again, null, end)
             # The parameters are those of the end.
-            return (trips + 1, again), end, outcome._replace(w=())
+            return again, jnp.array(False), end, outcome._replace(w=())
 
-        zero = jnp.zeros_like(start.value)
+        yes, zero = jnp.array(True), jnp.zeros_like(start.value)
         nothing = Outcome((), zero, zero, jnp.int32(0), zero)
-        state = (jnp.int32(0), jnp.array(True)), start, nothing
-        _, end, outcome = jax.lax.while_loop(lambda s: s[0][1], once, state)
+        state = yes, yes, start, nothing
+        _, _, end, outcome = jax.lax.while_loop(lambda state: state[0], once, state)
         return outcome._replace(w=end.w), end
 
     def objective(self, penalties: Penalties, point: Point) -> Array:
-        """At a point of the loss alone."""
+        """Loss + penalty, at a point that has the value of the loss alone."""
         problem = self.searched(penalties, point.w)
         value = problem.smooth.with_penalties(point).value
         result: Array = value + problem.unscaled(point.w).penalty(point.w)
