@@ -35,10 +35,15 @@ PARTS = ("tests", "steps", "sweeps", "path")
 STRENGTHS = (1, 4, 16, 64, 256, 1024)
 
 
-def run(*command: str) -> bool:
+def run(*command: str, **variables: str) -> bool:
     """Runs it within the repository, and says what and whether it succeeded."""
     print(f"\n$ {' '.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, *command], cwd=HERE.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=HERE.parent,
+        env=os.environ | variables,
+        check=False,
+    )
     return done.returncode == 0
 
 
@@ -59,7 +64,10 @@ def test(quick: bool) -> bool:
     files = [f"tests/test_{name}.py" for name in (QUICK_TESTS if quick else TESTS)]
     # Most of it is compiling, on the host.
     workers = str(min(8, os.cpu_count() or 1))
-    return run("-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", *files)
+    return run(
+        *("-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", *files),
+        JAX_DEFAULT_MATMUL_PRECISION="highest",
+    )
 
 
 def time_steps(quick: bool) -> bool:
@@ -170,7 +178,6 @@ def main() -> None:
     options = parser.parse_args()
     # Before JAX is imported, for the processes that are started too.
     os.environ["JAX_PLATFORMS"] = f"{options.platform},cpu"  # Callbacks need it.
-    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # They share the memory.
 
     import jax
