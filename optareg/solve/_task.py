@@ -165,7 +165,7 @@ class Task(NamedTuple):
         def once(state: Any) -> Any:
             again, first, start, before = state
             # Within a `vmap` others may go on: then this search takes no step.
-            taken = jnp.where(again, before.steps, self.max_steps)
+            taken = jnp.where(again, before.steps, self.max_steps).astype(jnp.int32)
             outcome, end = task.search(
                 penalties, start, damping, goal, held, hint, taken
             )
