@@ -159,17 +159,22 @@ def test_curvature_at_a_far_start_is_forgotten(start):
     np.testing.assert_allclose(found.params, np.log(2.9), rtol=1e-9)
 
 
-@pytest.mark.usefixtures("x64")
-def test_where_nothing_leads_on_it_starts_at_the_null_model():
-    """From starts where the loss is so flat that a search ends above the null model."""
+def flat_far_out():
+    """A multinomial loss, and ten starts from which searches get stuck."""
     rng = np.random.default_rng(0)
     X, classes = rng.normal(size=(40, 30)), np.eye(3)[rng.integers(0, 3, 40)]
-    starts = 1e6 * rng.normal(size=(10, 30, 3))
 
     def loss(w):
         z = X @ w
         return jnp.mean(jax.nn.logsumexp(z, axis=1) - jnp.sum(classes * z, axis=1))
 
+    return loss, 1e6 * rng.normal(size=(10, 30, 3))
+
+
+@pytest.mark.usefixtures("x64")
+def test_where_nothing_leads_on_it_starts_at_the_null_model():
+    """From starts where the loss is so flat that a search ends above the null model."""
+    loss, starts = flat_far_out()
     solve = jax.jit(jax.vmap(lambda w: minimize(loss, w, L1(0.02))))
     expected = minimize(loss, jnp.zeros((30, 3)), L1(0.02))
     found = solve(starts)
@@ -209,17 +214,11 @@ def test_where_the_steps_run_out_it_ends_where_it_is():
 
 @pytest.mark.usefixtures("x64")
 def test_a_callback_counts_on_where_a_search_begins_once_more():
-    rng = np.random.default_rng(0)
-    X, classes = rng.normal(size=(40, 30)), np.eye(3)[rng.integers(0, 3, 40)]
+    loss, starts = flat_far_out()
     steps = []
-
-    def loss(w):
-        z = X @ w
-        return jnp.mean(jax.nn.logsumexp(z, axis=1) - jnp.sum(classes * z, axis=1))
-
     found = minimize(
         loss,
-        jnp.asarray(1e6 * rng.normal(size=(30, 3))),
+        jnp.asarray(starts[0]),
         L1(0.02),
         callback=lambda step, *_: steps.append(int(step)),
     )

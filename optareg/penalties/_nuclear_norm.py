@@ -166,10 +166,10 @@ def singular_values(w: Array) -> Array:
     return jnp.linalg.svd(w, full_matrices=False, compute_uv=False)
 
 
+@all_digits
 def product(first: Array, *others: Array) -> Array:
     """The product of matrices."""
-    with all_digits():
-        return functools.reduce(jnp.matmul, others, first)
+    return functools.reduce(jnp.matmul, others, first)
 
 
 def scaled(u: Array, values: Array, vh: Array) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optareg._precision import all_digits
 from optareg._stationarity import greatest, residuals, with_smooth
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
@@ -33,6 +34,7 @@ class Descent(NamedTuple):
     finite: Array
 
 
+@all_digits
 def by_optimizer(
     optimizer: optax.GradientTransformation,
     problem: Problem,

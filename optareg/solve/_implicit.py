@@ -47,13 +47,10 @@ def with_derivative(
         del consts, penalties, goal
         return outcome
 
+    # JAX may trace it when the solver has ended.
     @run.defjvp
+    @all_digits
     def run_jvp(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
-        # It may be traced when the solver's own context has ended.
-        with all_digits():
-            return value_and_tangent(primals, tangents)
-
-    def value_and_tangent(primals: Any, tangents: Any) -> tuple[Outcome, Outcome]:
         consts, penalties, _, goal = primals
         outcome = run(*primals)
         w = outcome.w
@@ -99,12 +96,12 @@ def with_derivative(
         pairs = zip(moved, here.scales, hessian(moved), strict=True)
         b = prox_slope(tuple(m / c - h for m, c, h in pairs))
         # To be transposed, all of them must depend on the tangents, and then count.
-        b = joined(b)
+        b = linked(b)
         # The matrix is symmetric as one of real numbers.
         parts = jax.lax.custom_linear_solve(
             matrix, real_parts(b), solve=cg, symmetric=True
         )
-        p = from_parts(joined(parts), w)
+        p = from_parts(linked(parts), w)
         reached = outcome.reaches(goal.tol)
         of_w = tuple(
             x * jnp.where(reached, 1, jnp.nan).astype(x.dtype)
@@ -117,7 +114,7 @@ def with_derivative(
     return run(traced.consts, penalties, *fixed)
 
 
-def joined(w: Leaves) -> Leaves:
+def linked(w: Leaves) -> Leaves:
     """The same leaves, each of which depends on all: no derivative is missing."""
     nothing = 0 * dot(w, tuple(map(jnp.ones_like, w)))
     return tuple(x + nothing.astype(x.dtype) for x in w)

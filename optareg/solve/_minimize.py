@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import optax
 
-from optareg._precision import all_digits
 from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.solve._composite import Goal
@@ -131,12 +130,11 @@ def minimize(
 
     inner = check_optimizer(optimizer, "minimize")
     goal = one_program(find_goal, *given)
-    with all_digits():
-        found = by_optimizer(inner, problem, penalty, goal, max_steps, callback)
-        if problem.half:
-            return found
-        # As it is, but with the derivative.
-        here, penalties = task(problem.traced.consts, limits), problem.penalties
-        outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
-        end = here.derived(penalties, outcome, goal)
+    found = by_optimizer(inner, problem, penalty, goal, max_steps, callback)
+    if problem.half:
+        return found
+    # As it is, but with the derivative.
+    here, penalties = task(problem.traced.consts, limits), problem.penalties
+    outcome = here.outcome_at(penalties, problem.leaves(found.params), goal)
+    end = here.derived(penalties, outcome, goal)
     return found._replace(params=problem.params(end.w))

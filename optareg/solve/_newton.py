@@ -186,9 +186,10 @@ class Candidates(NamedTuple):
 def before_prox(
     objective: Objective, state: Progress, ahead: Direction, i: Array
 ) -> tuple[Leaves, Array]:
-    """Of what a candidate is the proximal point, and with which size of the step.
+    """The point before the proximal step to candidate i, and the size of that step.
 
-    Newton's step at several lengths, and proximal gradient steps of several sizes.
+    First come Newton's step at several lengths, then proximal gradient steps of several
+    sizes.
     """
     tau, newtonian = state.tau, i < len(LENGTHS)
     lengths = jnp.asarray(LENGTHS, tau.dtype)
@@ -204,7 +205,7 @@ def before_prox(
 
 
 def candidates(objective: Objective, state: Progress, ahead: Direction) -> Candidates:
-    """All of them."""
+    """The points to choose from."""
 
     def candidate(i: Array) -> tuple[Leaves, Products, Array]:
         w = objective.prox(*before_prox(objective, state, ahead, i))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from optareg.penalties._base import Penalty
 from optareg.penalties._combinators import check_is_penalty
 from optareg.penalties._register import strengths_of, with_strengths
+from optareg.solve._composite import Goal
 from optareg.solve._leaves import Leaves
 from optareg.solve._null_model import partly_free
 from optareg.solve._problem import Loss, Problem, check_arguments, check_precision
@@ -120,12 +121,15 @@ def path(
         ordered = [s[order] for s in strengths]
         sizes = total(ordered)
 
+        def within_margin(goal: Goal) -> Goal:
+            return goal._replace(tol=margin * goal.tol)
+
         def next_one(
             before: tuple[Trail, Array, Place], now: Any
         ) -> tuple[tuple[Trail, Array, Place], Outcome]:
             (trail, damping, place), (strengths, size, held) = before, now
             penalties, start = penalties_at(strengths), trail.last
-            goal = place.goal._replace(tol=margin * place.goal.tol)
+            goal = within_margin(place.goal)
             if free:
                 start = either(held, place.null, start)
             else:
@@ -133,7 +137,7 @@ def path(
             # Else a far start leads to another local minimum than a near one.
             convex = all(penalty.convex for penalty in penalties)
             hint = trail.further(size) if convex else None
-            one, end = task.search_twice(
+            one, end = task.search(
                 penalties, start, place.null, damping, goal, held, hint
             )
             damping = jnp.maximum(one.damping, LEAST_DAMPING)
@@ -154,9 +158,9 @@ def path(
         (_, _, place), outcomes = jax.lax.scan(next_one, (trail, damping, place), rows)
         if free:
             outcomes = jax.tree.map(lambda x: x[1:], outcomes)
-        goal = place.goal._replace(tol=margin * place.goal.tol)
+        goal = within_margin(place.goal)
 
-        # Within the scan JAX forgets the rule for it in `jax.hessian`.
+        # Outside of the scan: in `jax.hessian` JAX forgets the rule for it within.
         @jax.vmap
         def derived(outcome: Outcome, strengths: list[Array]) -> Outcome:
             return task.derived(penalties_at(strengths), outcome, goal)

@@ -122,6 +122,7 @@ def groups_of(penalty: Penalty, tree: Tree) -> tuple[ParamGroup, ...]:
     return result
 
 
+@all_digits
 def trace(loss: Loss, tree: Tree, groups: Sequence[ParamGroup]) -> ClosedJaxpr:
     """The loss as a program of these arrays; raises if its result is no scalar."""
     leaves = arrays(tree, groups)
@@ -135,8 +136,7 @@ def trace(loss: Loss, tree: Tree, groups: Sequence[ParamGroup]) -> ClosedJaxpr:
             return result.astype(wide)
         return result
 
-    with all_digits():
-        traced = jax.make_jaxpr(of_leaves)(*leaves)
+    traced = jax.make_jaxpr(of_leaves)(*leaves)
     results = traced.out_avals
     if len(results) != 1 or results[0].shape != ():
         raise TypeError(

@@ -63,6 +63,7 @@ class Reads(NamedTuple):
     penalties: Callable[..., tuple[Penalty, ...]]
 
 
+@all_digits
 def one_program(
     f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
 ) -> Any:
@@ -73,14 +74,6 @@ def one_program(
     to Python, or runs on several devices, is compiled anew. Products of matrices have
     all digits.
     """
-    with all_digits():
-        return found_or_compiled(f, reads, loss, *arguments)
-
-
-def found_or_compiled(
-    f: Callable[..., Any], reads: Reads, loss: ClosedJaxpr, *arguments: Any
-) -> Any:
-    """The same, with the digits that are set for products of matrices."""
     numbers, structure = jax.tree.flatten((loss.consts, *arguments))
 
     @jax.jit

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
+from optareg._precision import all_digits
 from optareg.penalties._base import Penalty
 from optareg.solve._composite import Composite, Goal
 from optareg.solve._goal import center_and_start, default_goal, rough_goal
@@ -112,11 +113,11 @@ class Task(NamedTuple):
         self, penalties: Penalties, w: Leaves, free: Sequence[int]
     ) -> tuple[Outcome, Goal]:
         """The solution with its derivative; by the null model if something is free."""
-        # The derivative is taken outside of the scan: compilers of JAX before 0.7 crash
-        # on it within.
+        # The derivative is taken outside of the scan: in `jax.hessian` JAX forgets the
+        # rule for it within.
         place = self.begin(penalties, w)
         if not free:
-            outcome, _ = self.search_twice(
+            outcome, _ = self.search(
                 penalties, place.start, place.null, 1.0, place.goal
             )
             return self.derived(penalties, outcome, place.goal), place.goal
@@ -124,9 +125,7 @@ class Task(NamedTuple):
 
         def stage(place: Place, held: Array) -> tuple[Place, Outcome]:
             start = either(held, place.null, place.start)
-            outcome, end = self.search_twice(
-                fixed, start, place.null, 1.0, place.goal, held
-            )
+            outcome, end = self.search(fixed, start, place.null, 1.0, place.goal, held)
             return self.past_null_if(held, fixed, place, end), outcome
 
         # One program serves both.
@@ -139,9 +138,10 @@ class Task(NamedTuple):
     ) -> tuple[Place, Outcome, Point]:
         """Where the null model was looked for from; that model, and the loss there."""
         place = self.begin(penalties, w)
-        return place, *self.search(penalties, place.null, 1.0, place.goal, True)
+        null = place.null
+        return place, *self.search(penalties, null, null, 1.0, place.goal, True)
 
-    def search_twice(
+    def search(
         self,
         penalties: Penalties,
         start: Point,
@@ -151,29 +151,41 @@ class Task(NamedTuple):
         held: Any = None,
         hint: Leaves | None = None,
     ) -> tuple[Outcome, Point]:
-        """`search`; and once more from the null model, if it gets stuck above that.
+        """The solution without its derivative; while `held` is true, the null model.
 
-        As where a far start is so flat that nothing leads on. Where the steps run out,
-        it ends where it is.
+        From and to a point of the loss alone. It may be near a hint, if there is one.
+        Where it gets stuck above a second point, `null`, it begins once more there: a
+        far start may be so flat that nothing leads on. Where the steps run out, it ends
+        where it is.
         """
         given = self.program.consts, penalties, start, null, damping, goal, hint
         fixed = jax.lax.stop_gradient(given)
         consts, penalties, start, null, damping, goal, hint = fixed
         task = self._replace(program=ClosedJaxpr(self.program.jaxpr, consts))
-        least = task.objective(penalties, null)
+        problem = task.searched(hold(penalties, held), start.w)
+        problem = problem._replace(units=goal.units)
+        norms, smooth, most = problem.unscaled(start.w), problem.smooth, self.max_steps
+
+        def objective(point: Point) -> Array:
+            value: Array = smooth.with_penalties(point).value + norms.penalty(point.w)
+            return value
+
+        least = objective(null)
 
         def once(state: Any) -> Any:
             again, first, start, before = state
-            # Within a `vmap` others may go on: then this search takes no step.
-            taken = jnp.where(again, before.steps, self.max_steps).astype(jnp.int32)
-            outcome, end = task.search(
-                penalties, start, damping, goal, held, hint, taken
+            # Within a `vmap` others may go on: then this one takes no step.
+            taken = jnp.where(again, before.steps, most).astype(jnp.int32)
+            begin, report = smooth.with_penalties(start), self.report(held, taken)
+            outcome, end = solve(
+                problem, begin, damping, goal.tol, most - taken, report, hint
             )
-            stuck = ~outcome.reaches(goal.tol) & (outcome.steps < self.max_steps)
-            again = first & stuck & (task.objective(penalties, end) > least)
-            end = either(again, null, end)
+            steps, end = taken + outcome.steps, smooth.without_penalties(end)
+            stuck = ~outcome.reaches(goal.tol) & (steps < most)
+            again = first & stuck & (objective(end) > least)
             # The parameters are those of the end.
-            return again, jnp.array(False), end, outcome._replace(w=())
+            outcome = outcome._replace(w=(), steps=steps)
+            return again, jnp.array(False), either(again, null, end), outcome
 
         yes, zero = jnp.array(True), jnp.zeros_like(start.value)
         nothing = Outcome((), zero, zero, jnp.int32(0), zero)
@@ -181,48 +193,20 @@ class Task(NamedTuple):
         _, _, end, outcome = jax.lax.while_loop(lambda state: state[0], once, state)
         return outcome._replace(w=end.w), end
 
-    def objective(self, penalties: Penalties, point: Point) -> Array:
-        """Loss + penalty, at a point that has the value of the loss alone."""
-        problem = self.searched(penalties, point.w)
-        value = problem.smooth.with_penalties(point).value
-        result: Array = value + problem.unscaled(point.w).penalty(point.w)
-        return result
+    def report(self, held: Any, taken: Any) -> Callable[..., None] | None:
+        """Calls the callback, if there is one; so many steps are `taken` already."""
+        if self.callback is None:
+            return None
+        callback = self.callback
 
-    def search(
-        self,
-        penalties: Penalties,
-        start: Point,
-        damping: Any,
-        goal: Goal,
-        held: Any = None,
-        hint: Leaves | None = None,
-        taken: Any = 0,
-    ) -> tuple[Outcome, Point]:
-        """The solution without its derivative; while `held` is true, the null model.
+        def call(held: Any, *numbers: Any) -> None:
+            if not held:
+                callback(*numbers)
 
-        From and to a point of the loss alone. It may be near a hint, if there is one.
-        So many steps are `taken` already.
-        """
-        report = None
-        if self.callback is not None:
-            callback = self.callback
+        def report(steps: Array, *numbers: Any) -> None:
+            jax.debug.callback(call, held, taken + steps, *numbers)
 
-            def call(held: Any, *numbers: Any) -> None:
-                if not held:
-                    callback(*numbers)
-
-            def report(steps: Array, *numbers: Any) -> None:
-                jax.debug.callback(call, held, taken + steps, *numbers)
-
-        given = start, damping, goal, hint
-        start, damping, goal, hint = jax.lax.stop_gradient(given)
-        problem = self.searched(hold(penalties, held), start.w)
-        problem = problem._replace(units=goal.units)
-        tol, most, smooth = goal.tol, self.max_steps - taken, problem.smooth
-        start = smooth.with_penalties(start)
-        outcome, end = solve(problem, start, damping, tol, most, report, hint)
-        outcome = outcome._replace(steps=taken + outcome.steps)
-        return outcome, smooth.without_penalties(end)
+        return report
 
     def derived(
         self, penalties: Penalties, outcome: Outcome, goal: Goal, held: Any = None
@@ -230,6 +214,7 @@ class Task(NamedTuple):
         """What `search` found, with its derivative."""
         return with_derivative(self.program, hold(penalties, held), outcome, goal)
 
+    @all_digits
     def outcome_at(self, penalties: Penalties, w: Leaves, goal: Goal) -> Outcome:
         """That of a search which ended at w."""
         w, goal = jax.lax.stop_gradient((w, goal))
