@@ -87,14 +87,21 @@ class Search(NamedTuple):
 
     def rounds(self, state: State, sizes: Sizes, which: Array) -> State:
         """Rounds with sets of one size, until it is too small or nothing is gained."""
+        problem = self.problem
 
         def going(state: State) -> Array:
             undone = ~(state.distance <= self.tol) & (state.steps < self.max_steps)
             gaining = undone & (state.idle < 2)
             if not sizes.some:
                 return gaining
-            most = jnp.array(sizes.most)[which]
-            return gaining & (most_rows(self.problem, state.w) <= most)
+            rows = most_rows(problem, state.w)
+            if problem.long(state.w):
+                # Few parameters with something to gain, but for the first set, are
+                # likely to end off zero: the set that holds them all comes next.
+                residuals = problem.unscaled(state.w).residuals(state.w, state.g)
+                soon = most_rows(problem, state.w, residuals)
+                rows = jnp.where(which > 0, soon, rows)
+            return gaining & (rows <= jnp.array(sizes.most)[which])
 
         return jax.lax.while_loop(going, lambda s: self.one(s, sizes, which), state)
 
