@@ -785,3 +785,32 @@ def test_leaves_may_be_less_precise_than_the_loss(dtypes, x64):
 def test_strengths_must_fit_the_parameters():
     with pytest.raises(ValueError, match="strength"):
         minimize(lambda w: jnp.sum(w**2), jnp.zeros(3), L1(jnp.ones(4)))
+
+
+@pytest.mark.parametrize("start", [1e-30, -1e-100])
+@pytest.mark.parametrize(
+    "penalty",
+    [L1, lambda l1: GroupLasso(l1[0], groups=np.arange(3), size_scaled=False)],
+    ids=["lasso", "groups"],
+)
+@pytest.mark.parametrize("kind", ["squares", "huber"])
+def test_a_start_all_but_at_zero_is_as_good_as_zero(kind, penalty, start, x64):
+    """Its way to zero is too short to tell a flat loss from another."""
+    rng = np.random.default_rng(0)
+    scales = np.array([1.0, 1e10, 1.0])
+    X = scales * rng.normal(size=(50, 3))
+    y = X @ np.array([1.0, 1e-10, 0.0]) + 0.1 * rng.normal(size=50)
+
+    def loss(w):
+        r = y - X @ w
+        return (
+            0.5 * jnp.mean(r**2) if kind == "squares" else jnp.mean(optax.huber_loss(r))
+        )
+
+    near, zero = (
+        minimize(loss, jnp.array([x, 0.0, 0.0]), penalty(0.05 * scales))
+        for x in (start, 0.0)
+    )
+    assert near.converged and zero.converged
+    assert near.steps <= 2 * zero.steps
+    np.testing.assert_allclose(near.params * scales, zero.params * scales, atol=1e-9)

@@ -70,7 +70,7 @@ class Composite(NamedTuple):
         """With the scales at a point."""
         curvature = self.smooth.curvature(here.w)
         rows = zip(curvature, self.penalties, here.w, here.g, strict=True)
-        scales = tuple(inverse(*row) for row in rows)
+        scales = tuple(inverse(*row, here.value) for row in rows)
         return self.unscaled(here.w)._replace(scales=scales)
 
     def around(self, here: Point) -> tuple[Self, Point]:

@@ -20,6 +20,8 @@ Array = jax.Array
 # Exact for leaves up to so many entries, estimated with probes beyond; for products,
 # exact but for what few probes leave where the tail couples them.
 EXACT, PROBES, HEAD_PROBES = 512, 16, 4
+# No step gains so many times the objective.
+MUCH = 100
 # So many entries at a time.
 BATCH = 16
 
@@ -130,12 +132,16 @@ def of_penalty(smooth: Penalty | None, w: Array) -> Array | float:
     return jnp.maximum(bent.real, 0)
 
 
-def inverse(curvature: Array, penalty: Penalty, w: Array, g: Array) -> Any:
-    """One over the curvature at w, where the gradient is g.
+def inverse(
+    curvature: Array, penalty: Penalty, w: Array, g: Array, value: Array
+) -> Any:
+    """One over the curvature at w, where the gradient is g, and `value` the objective.
 
     Where there is none, at least as where there is most, and so much that a step comes
     to the center of the penalty. None is also what does not change the gradient on that
-    way: far out losses are flat. One number for what the penalty couples.
+    way, if its Newton step is to gain far more than the whole objective: far out losses
+    are flat, but not what is all but at its center. One number for what the penalty
+    couples.
     """
     norm, coupled = penalty.split()[1], penalty.leaf_group_max(curvature)
     if norm is None:
@@ -143,6 +149,8 @@ def inverse(curvature: Array, penalty: Penalty, w: Array, g: Array) -> Any:
     far = penalty.leaf_group_max(jnp.abs(w - norm.leaf_center(w)))
     slope = penalty.leaf_group_max(jnp.abs(g) + strength_of(norm))
     flat = coupled * far < epsilon(coupled.dtype) * slope
+    whole = jnp.where(jnp.isfinite(value), jnp.abs(value), 0).astype(slope.dtype)
+    flat &= ~(jnp.square(slope) <= MUCH * coupled * whole)
     some = jnp.where(flat & (far > 0), 0, coupled)
     bent = 1 / positive(some, jnp.max(some, initial=0))
     reach = (far / positive(slope, jnp.inf)).astype(bent.dtype)
