@@ -150,7 +150,7 @@ def inverse(
     slope = penalty.leaf_group_max(jnp.abs(g) + strength_of(norm))
     flat = coupled * far < epsilon(coupled.dtype) * slope
     whole = jnp.where(jnp.isfinite(value), jnp.abs(value), 0).astype(slope.dtype)
-    flat &= ~(jnp.square(slope) <= MUCH * coupled * whole)
+    flat &= jnp.square(slope) > MUCH * coupled * whole
     some = jnp.where(flat & (far > 0), 0, coupled)
     bent = 1 / positive(some, jnp.max(some, initial=0))
     reach = (far / positive(slope, jnp.inf)).astype(bent.dtype)

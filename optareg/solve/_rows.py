@@ -137,15 +137,12 @@ def in_blocks(x: Array, axis: int, blocks: np.ndarray) -> Array:
     return jnp.max(of_blocks, axis=1)
 
 
-def most_rows(problem: Composite, w: Leaves, residuals: Leaves = ()) -> Array:
-    """The largest number of rows in blocks that are not zero.
-
-    Or, where residuals are given, are to gain something.
-    """
-    rows = zip(problem.loss.axes, blocks_of(problem, w), w, residuals or w, strict=True)
+def most_rows(problem: Composite, matters: Leaves) -> Array:
+    """The largest number of rows in blocks where an entry is true."""
+    rows = zip(problem.loss.axes, blocks_of(problem, matters), matters, strict=True)
     counts = [
-        blocks.shape[1] * jnp.sum(in_blocks((x != 0) | (r != 0), axis, blocks))
-        for axis, blocks, x, r in rows
+        blocks.shape[1] * jnp.sum(in_blocks(m, axis, blocks))
+        for axis, blocks, m in rows
         if axis is not None and blocks is not None
     ]
     return jnp.max(jnp.stack(counts))

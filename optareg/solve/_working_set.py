@@ -94,14 +94,15 @@ class Search(NamedTuple):
             gaining = undone & (state.idle < 2)
             if not sizes.some:
                 return gaining
-            rows = most_rows(problem, state.w)
-            if problem.long(state.w):
+            w, most = state.w, jnp.array(sizes.most)[which]
+            matters = tuple(x != 0 for x in w)
+            if problem.long(w):
                 # Few parameters with something to gain, but for the first set, are
                 # likely to end off zero: the set that holds them all comes next.
-                residuals = problem.unscaled(state.w).residuals(state.w, state.g)
-                soon = most_rows(problem, state.w, residuals)
-                rows = jnp.where(which > 0, soon, rows)
-            return gaining & (rows <= jnp.array(sizes.most)[which])
+                residuals = problem.unscaled(w).residuals(w, state.g)
+                pairs = zip(matters, residuals, strict=True)
+                matters = tuple(m | (which > 0) & (r != 0) for m, r in pairs)
+            return gaining & (most_rows(problem, matters) <= most)
 
         return jax.lax.while_loop(going, lambda s: self.one(s, sizes, which), state)
 
